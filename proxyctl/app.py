@@ -1,0 +1,210 @@
+"""The composition root: Config -> a running controller. Builds everything, runs it in one TaskGroup, ends it on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import structlog
+
+from proxyctl import config as configuration
+from proxyctl.config import Config, ConfigError
+from proxyctl.controller import Controller, Parts, Policy
+from proxyctl.model import CycleReport, EngineEvent, Probe, ProbeResult, RouteTable, Wake
+from proxyctl.observe import events
+from proxyctl.observe.docker_host import DockerHost
+from proxyctl.observe.inventory import Inventory
+from proxyctl.observe.mounts import host_path
+from proxyctl.observe.probes import Prober
+from proxyctl.plan import labels, vhosts
+from proxyctl.publish.draft import Drafts
+from proxyctl.publish.nginx import NginxContainer, NginxSpec, bootstrap_view
+from proxyctl.publish.promote import Reference
+from proxyctl.publish.reload import Reloader
+from proxyctl.publish.test import Tester
+from proxyctl.serve.log import CycleLog
+from proxyctl.state import StateStore
+
+log = structlog.get_logger()
+HUP = 1
+
+
+def shipped_templates() -> Path:
+    """In an installed package they lie inside it, in a checkout beside it."""
+    inside = Path(str(files("proxyctl"))) / "templates"
+    return inside if inside.is_dir() else inside.parent.parent / "templates"
+
+
+def read_templates(config_file: Path) -> dict[str, str]:
+    """The shipped templates, each replaced by the file of its name in `templates/` beside the configuration."""
+    own = config_file.parent / "templates"
+    return {
+        name: ((own if (own / name).is_file() else shipped_templates()) / name).read_text(encoding="utf-8")
+        for name in vhosts.TEMPLATES
+    }
+
+
+def read_operator_files(config: Config) -> dict[str, str]:
+    """Hand-written vhosts: `sites/*.conf` in nginx.dir. nginx is given copies, so an edit is live only after its test."""
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted((config.nginx_dir / "sites").glob("*.conf"))}
+
+
+def build_policy(config: Config, config_file: Path, token: str) -> Policy:
+    return Policy(
+        defaults=label_defaults(config),
+        join=config.nginx.join,
+        nginx=vhosts.NginxSettings(
+            workers=config.workers,
+            shutdown_timeout=int(config.nginx.worker_shutdown_timeout),
+            trusted_proxies=config.nginx.trusted_proxies,
+            token=token,
+            wait_after_boot=config.nginx.cold_start == "wait",
+        ),
+        renderer=vhosts.Renderer(read_templates(config_file)),
+        operator_files=read_operator_files(config),
+    )
+
+
+def fixed_at_start(config: Config) -> tuple[object, ...]:
+    """What a running controller does not change."""
+    nginx = config.nginx
+    container = (nginx.dir, nginx.logs, nginx.container, nginx.image, nginx.publish)
+    return (config.docker, config.state, config.api, config.discovery.resync, container)
+
+
+def label_defaults(config: Config) -> labels.Defaults:
+    return labels.Defaults(
+        prefix=config.discovery.label_prefix,
+        default_host=config.discovery.default_host,
+        network=config.discovery.network,
+        interval=config.health.interval,
+        timeout=config.health.timeout,
+        rise=config.health.rise,
+        fall=config.health.fall,
+    )
+
+
+class App:
+    """One controller and what it is made of."""
+
+    def __init__(self, config: Config, config_file: Path) -> None:
+        self.config = config
+        self.config_file = config_file
+        self.store = StateStore(config.state_dir)
+        self.engine = DockerHost(config.docker.endpoint)
+        self.wakes = events.Wakes()
+        self.events = events.EngineEvents(self.engine, self.wakes, self._matters)
+        self.started = time.time()
+        self._sinks = [CycleLog()]
+        self.controller: Controller | None = None
+
+    def _matters(self, event: EngineEvent) -> bool:
+        """Our own reloads come back as `kill` events of the nginx container."""
+        nginx = self.controller.nginx if self.controller else None
+        return not (event.action == "kill" and event.signal == HUP and nginx and nginx.id == event.container_id)
+
+    def _told(self, report: CycleReport) -> None:
+        for sink in self._sinks:
+            sink(report)
+
+    def _changed(self, probe: Probe, result: ProbeResult) -> None:
+        reason = f"{probe.target.address}:{probe.target.port} is {result.state}"
+        self.wakes.post(Wake((reason,), at=time.monotonic()))
+
+    async def build(self) -> Controller:
+        """Takes the state directory and prepares everything that needs no engine to answer."""
+        config = self.config
+        self.store.acquire()
+        state = self.store.load()
+        for note in self.store.notes:
+            log.warning("state", note=note)
+        self.store.save(state)
+        for directory in (config.nginx_dir, config.nginx_dir / "sites", config.runtime_dir, config.logs_dir / "tmp"):
+            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        policy = build_policy(config, self.config_file, state.token)
+        drafts = Drafts(config.nginx_dir)
+        drafts.prepare()
+        view = bootstrap_view()
+        reference = Reference(config.nginx_dir, config.runtime_dir, view.conf_dir)
+        if not reference.current():
+            reference.bootstrap(await drafts.write(policy.renderer.render(RouteTable(), view, policy.nginx, {})))
+        container = NginxContainer(self.engine, await self._nginx_spec())
+        parts = Parts(
+            inventory=Inventory(self.engine, config.discovery.label_prefix),
+            prober=Prober(self._changed),
+            container=container,
+            drafts=drafts,
+            tester=Tester(self.engine),
+            reference=reference,
+            reloader=Reloader(self.engine, state.token),
+            store=self.store,
+            wakes=self.wakes,
+        )
+        self.controller = Controller(parts, policy, state, self._told)
+        return self.controller
+
+    async def _nginx_spec(self) -> NginxSpec:
+        """Directories as the host knows them: a controller in a container reads them from its own mounts."""
+        config = self.config
+        return NginxSpec(
+            name=config.nginx.container,
+            image=config.nginx.image,
+            pull=config.nginx.pull == "missing",
+            create=config.nginx.create,
+            ports=config.ports,
+            conf_dir=await host_path(self.engine, config.nginx_dir),
+            boot_dir=await host_path(self.engine, config.runtime_dir),
+            logs_dir=await host_path(self.engine, config.logs_dir),
+            label_prefix=config.discovery.label_prefix,
+        )
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. nginx goes on with what is live."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        controller = await self.build()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(controller.run(), name="controller"),
+                    group.create_task(self.events.run(), name="events"),
+                    group.create_task(events.tick(self.wakes, self.config.discovery.resync), name="resync"),
+                    group.create_task(self._follow_files(controller), name="files"),
+                ]
+                await stop.wait()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        if self.controller:
+            await self.controller.close()
+        self.engine.close()
+
+    async def _follow_files(self, controller: Controller) -> None:
+        """Configuration, templates and hand-written vhosts: read anew when they change; a bad file changes nothing."""
+        templates, sites = self.config_file.parent / "templates", self.config.nginx_dir / "sites"
+
+        def wanted(path: Path) -> bool:
+            return (
+                path == self.config_file
+                or (path.parent == templates and path.name in vhosts.TEMPLATES)
+                or (path.parent == sites and path.suffix == ".conf")
+            )
+
+        async for paths in events.changes((self.config_file.parent, templates, sites), wanted):
+            names = ", ".join(sorted(path.name for path in paths))
+            try:
+                config = configuration.load(self.config_file if self.config_file.exists() else None)
+                controller.offer(build_policy(config, self.config_file, controller.state.token))
+            except (ConfigError, OSError, UnicodeDecodeError) as error:
+                log.error("configuration not taken over", files=names, error=str(error))  # noqa: TRY400 - its words are enough
+                continue
+            log.info("configuration read", files=names)
+            if fixed_at_start(config) != fixed_at_start(self.config):
+                log.warning("some changes need a restart", keys="docker, state, api, discovery.resync and the nginx container's")

@@ -1,0 +1,247 @@
+"""TOML and the environment -> Config. No file is needed: every key has a default.
+
+`Config` is the reference: config.example.toml and docs/configuration.md are tested against it. A key that is not in it is an
+error which names the nearest one that is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_origin
+
+import msgspec
+
+from proxyctl import values
+
+DEFAULT_FILE = Path("/etc/proxyctl/config.toml")
+ENV_PREFIX = "PROXYCTL_"
+NGINX_IMAGE = "nginx:1.31.3@sha256:5a88c9c45479443d7be2eadc894b4ed0a9801bae03d97a5760ae13b5c2005942"
+
+
+class ConfigError(Exception):
+    """What is wrong, where, and what to write instead."""
+
+
+class Seconds(float):
+    """Written as a duration (`30s`), used as seconds."""
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Docker(_Section, frozen=True, kw_only=True):
+    endpoint: str = ""
+
+
+class State(_Section, frozen=True, kw_only=True):
+    dir: str = "/var/lib/proxyctl"
+    runtime: str = "/run/proxyctl/nginx"
+
+
+class Nginx(_Section, frozen=True, kw_only=True):
+    dir: str = ""
+    logs: str = ""
+    layout: Literal["full"] = "full"
+    cold_start: Literal["wait", "last-good"] = "wait"
+    create: bool = True
+    container: str = "proxyctl-nginx"
+    image: str = NGINX_IMAGE
+    pull: Literal["missing", "never"] = "missing"
+    publish: tuple[str, ...] = ("80:80", "443:443")
+    join: bool = True
+    worker_processes: int = 0
+    worker_shutdown_timeout: Seconds = Seconds(3600)
+    trusted_proxies: tuple[str, ...] = ()
+
+
+class Api(_Section, frozen=True, kw_only=True):
+    listen: str = "127.0.0.1:9180"
+    socket: str = "/run/proxyctl/api.sock"
+
+
+class Discovery(_Section, frozen=True, kw_only=True):
+    label_prefix: str = "proxyctl"
+    network: str = ""
+    resync: Seconds = Seconds(30)
+    default_host: str = ""
+
+
+class Health(_Section, frozen=True, kw_only=True):
+    interval: Seconds = Seconds(5)
+    timeout: Seconds = Seconds(2)
+    rise: int = 2
+    fall: int = 2
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    docker: Docker = Docker()
+    state: State = State()
+    nginx: Nginx = Nginx()
+    api: Api = Api()
+    discovery: Discovery = Discovery()
+    health: Health = Health()
+
+    @property
+    def state_dir(self) -> Path:
+        return Path(self.state.dir).absolute()
+
+    @property
+    def runtime_dir(self) -> Path:
+        return Path(self.state.runtime).absolute()
+
+    @property
+    def nginx_dir(self) -> Path:
+        return Path(self.nginx.dir).absolute() if self.nginx.dir else self.state_dir / "nginx"
+
+    @property
+    def logs_dir(self) -> Path:
+        return Path(self.nginx.logs).absolute() if self.nginx.logs else self.state_dir / "logs"
+
+    @property
+    def ports(self) -> tuple[tuple[str, int, int], ...]:
+        """(host address, host port, container port) of each `nginx.publish`."""
+        return tuple(_port(text) for text in self.nginx.publish)
+
+    @property
+    def workers(self) -> int:
+        return self.nginx.worker_processes or os.cpu_count() or 1
+
+    @property
+    def api_address(self) -> tuple[str, int] | None:
+        """Where TCP is served; None when `api.listen` is empty."""
+        if not self.api.listen:
+            return None
+        host, _, port = self.api.listen.rpartition(":")
+        return host.strip("[]"), values.integer(port, 1, 65535)
+
+
+def load(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Config:
+    """Reads `file` (or the default one, when it is there) and `PROXYCTL_SECTION__KEY`. Raises ConfigError."""
+    path = file or DEFAULT_FILE
+    data: dict[str, Any] = {}
+    if file or path.exists():
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not TOML: {error}") from error
+    _check_keys(data, Config, "", str(path))
+    _add_environment(data, os.environ if environment is None else environment)
+    try:
+        config = msgspec.convert(data, Config, strict=False, dec_hook=_decode)
+        _check_values(config)
+    except (msgspec.ValidationError, values.BadValue) as error:
+        raise ConfigError(f"{path}: {_plain(str(error))}") from error
+    return config
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is Seconds and isinstance(value, str):
+        return Seconds(values.duration(value))
+    raise TypeError('write a duration in quotes, like "30s"')
+
+
+def _plain(message: str) -> str:
+    """msgspec writes paths as `$.nginx.image`."""
+    problem, _, where = message.partition(" - at `$.")
+    return f"{where.rstrip('`')}: {problem}" if where else problem
+
+
+def _fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    return {field.name: field.type for field in msgspec.structs.fields(struct)}
+
+
+def _check_keys(data: Mapping[str, Any], struct: type[msgspec.Struct], where: str, source: str) -> None:
+    known = _fields(struct)
+    for key, value in data.items():
+        full = f"{where}{key}"
+        if key not in known:
+            near = get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {where}{near[0]}?" if near else f"known here: {', '.join(known)}"
+            raise ConfigError(f"{source}: unknown key {full}: {hint}")
+        kind = known[key]
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{source}: {full} is a table: write [{full}] and its keys below")
+            _check_keys(value, kind, f"{full}.", source)
+
+
+def _add_environment(data: dict[str, Any], environment: Mapping[str, str]) -> None:
+    sections = _fields(Config)
+    for name, text in sorted(environment.items()):
+        section, separator, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
+        if not name.startswith(ENV_PREFIX) or not separator:
+            continue
+        _check_keys({section: {key: text}}, Config, "", f"environment variable {name}")
+        is_list = get_origin(_fields(sections[section])[key]) is tuple
+        data.setdefault(section, {})[key] = _list(text, name) if is_list else text
+
+
+def _list(text: str, name: str) -> list[str]:
+    if not text.strip().startswith("["):
+        return list(values.comma_list(text))
+    try:
+        return msgspec.json.decode(text, type=list[str])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f'environment variable {name}: write a,b or ["a", "b"]: {error}') from error
+
+
+def _port(text: str) -> tuple[str, int, int]:
+    """`80:80`, `127.0.0.1:8080:80` or `[::1]:8080:80`."""
+    rest, _, inner = text.rpartition(":")
+    address, _, outer = rest.rpartition(":")
+    try:
+        bare = address.strip("[]")
+        if bare:
+            ipaddress.ip_address(bare)
+        return bare, values.integer(outer, 1, 65535), values.integer(inner, 1, 65535)
+    except ValueError as error:
+        raise values.BadValue(
+            f"nginx.publish: {text!r} is not a port mapping", "write HOST:CONTAINER or IP:HOST:CONTAINER"
+        ) from error
+
+
+def _check_values(config: Config) -> None:
+    """What types alone do not say."""
+    nginx, health = config.nginx, config.health
+    for text in nginx.publish:
+        _port(text)
+    for text in nginx.trusted_proxies:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            raise values.BadValue(f"nginx.trusted_proxies: {error}", "write networks like 10.0.0.0/8") from error
+    for what, text in (("nginx.container", nginx.container), ("discovery.label_prefix", config.discovery.label_prefix)):
+        try:
+            values.name(text)
+        except values.BadValue as bad:
+            raise values.BadValue(f"{what}: {bad.problem}", bad.hint) from bad
+    for what, number, low, high in (
+        ("nginx.worker_processes", nginx.worker_processes, 0, 512),
+        ("nginx.worker_shutdown_timeout", nginx.worker_shutdown_timeout, 1, 7 * 86400),
+        ("health.rise", health.rise, 1, 100),
+        ("health.fall", health.fall, 1, 100),
+        ("health.interval", health.interval, 0.1, 3600),
+        ("health.timeout", health.timeout, 0.01, 300),
+        ("discovery.resync", config.discovery.resync, 1, 3600),
+    ):
+        if not low <= number <= high:
+            raise values.BadValue(f"{what} = {number:g} is out of range", f"write a value from {low:g} to {high:g}")
+    if config.api.listen:
+        try:
+            host, _, port = config.api.listen.rpartition(":")
+            ipaddress.ip_address(host.strip("[]"))
+            values.integer(port, 1, 65535)
+        except ValueError as error:
+            raise values.BadValue(
+                f"api.listen: {config.api.listen!r} is not an address", "write IP:PORT, like 127.0.0.1:9180"
+            ) from error
+    if config.discovery.default_host and "{service}" not in config.discovery.default_host:
+        raise values.BadValue("discovery.default_host has no {service} in it", "write a name like {service}.home.example")

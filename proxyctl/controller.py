@@ -1,0 +1,339 @@
+"""The single writer: one Wake in, one CycleReport out, one decision in between.
+
+A cycle reads what the wake names, decides, and publishes what differs from what is Live (never from what is on disk, so a lost
+signal is not forgotten). Everything that fails leaves the last good configuration where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from jinja2 import TemplateError
+
+from proxyctl.model import (
+    CycleReport,
+    CycleResult,
+    EngineRefused,
+    EngineUnavailable,
+    FileSet,
+    Plan,
+    RouteTable,
+    Snapshot,
+    Wake,
+)
+from proxyctl.observe.events import Wakes
+from proxyctl.observe.inventory import Inventory
+from proxyctl.observe.probes import Prober
+from proxyctl.plan import changes, labels, routes
+from proxyctl.plan.vhosts import NginxSettings, Renderer
+from proxyctl.publish.draft import Drafts
+from proxyctl.publish.nginx import JoinResult, NginxContainer, NginxInstance, NginxMissing
+from proxyctl.publish.promote import Published, Reference
+from proxyctl.publish.reload import Live, NotProved, Reloader
+from proxyctl.publish.test import Refused, Tester
+from proxyctl.state import State, StateStore
+
+KEEP_GENERATIONS = 5
+RETRY_AFTER = 30.0
+"""Seconds before a digest that could not be made live is tried again, unless something changes."""
+BURST, WINDOW = 8, 5.0
+"""Reloads at once, and the seconds in which there may be no more: old workers live on for a while after each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What configuration decides; replaced as a whole when the files change."""
+
+    defaults: labels.Defaults
+    join: bool
+    nginx: NginxSettings
+    renderer: Renderer
+    operator_files: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class Parts:
+    inventory: Inventory
+    prober: Prober
+    container: NginxContainer
+    drafts: Drafts
+    tester: Tester
+    reference: Reference
+    reloader: Reloader
+    store: StateStore
+    wakes: Wakes
+
+
+@dataclass(slots=True)
+class _Course:
+    """What one cycle has come to so far."""
+
+    number: int
+    wake: Wake
+    stages: dict[str, float] = field(default_factory=dict)
+    result: CycleResult = "unchanged"
+    error: str = ""
+    changes: tuple[str, ...] = ()
+    event_to_live: float | None = None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - began
+
+
+class Controller:
+    def __init__(self, parts: Parts, policy: Policy, state: State, told: Callable[[CycleReport], None]) -> None:
+        self._parts = parts
+        self.policy = policy
+        self._offered: Policy | None = None
+        self.state = state
+        self._told = told
+        self._number = 0
+        self._kept: deque[FileSet] = deque(maxlen=KEEP_GENERATIONS)
+        self._failed: tuple[str, float] = ("", 0.0)
+        self._reloads: deque[float] = deque(maxlen=BURST)
+        self._snapshot = Snapshot({})
+        self._unjoinable: Mapping[str, str] = {}
+        self.nginx: NginxInstance | None = None
+        self.live: Live | None = None
+        self.plan: Plan | None = None
+        self.published = RouteTable()
+        """The table that is live."""
+        self.in_sync = False
+        """Whether what is live is what is wanted, as of the latest cycle."""
+        self.beat = time.monotonic()
+        """When the loop last showed that it is alive (monotonic)."""
+
+    async def run(self) -> None:
+        while True:
+            wake = await self._parts.wakes.next()
+            await self._pace(wake)
+            await self.cycle(wake)
+
+    def offer(self, policy: Policy) -> None:
+        """Takes a changed configuration over in the next cycle, if it renders and nginx accepts what it renders."""
+        self._offered = policy
+        self._parts.wakes.post(Wake(("configuration changed",), at=time.monotonic()))
+
+    async def close(self) -> None:
+        """Ends what runs beside the loop; nginx is left as it is."""
+        await self._parts.prober.close()
+
+    async def _pace(self, wake: Wake) -> None:
+        """Holds back while it storms, until the oldest of the last reloads is out of the window, or something urgent comes."""
+        if wake.urgent or len(self._reloads) < BURST:
+            return
+        pause = self._reloads[0] + WINDOW - time.monotonic()
+        if pause > 0:
+            await self._parts.wakes.urgent_within(pause)
+
+    async def cycle(self, wake: Wake) -> CycleReport:
+        """One whole decision. Never raises for what the outside world does: the report says it."""
+        self._number += 1
+        course = _Course(self._number, wake)
+        self.in_sync = False
+        try:
+            await self._decide(course)
+            self.in_sync = True
+        except EngineUnavailable as error:
+            course.result, course.error = "unreadable", str(error)
+        except Refused as error:
+            course.result, course.error = "refused", str(error)
+        except NotProved as error:
+            course.result, course.error = "restored", error.reason
+        except (EngineRefused, NginxMissing, OSError, TemplateError, ValueError) as error:
+            course.result, course.error = "failed", f"{error}"
+        report = CycleReport(
+            number=course.number,
+            at_unix=time.time(),
+            reasons=wake.reasons,
+            result=course.result,
+            digest=self.live.digest if self.live else "",
+            changes=course.changes,
+            error=course.error,
+            rejections=self.plan.rejections if self.plan else (),
+            stages=course.stages,
+            event_to_live=course.event_to_live,
+            reloads=self._parts.reloader.signals,
+        )
+        self.beat = time.monotonic()
+        self._told(report)
+        return report
+
+    # ------------------------------------------------------------ deciding
+
+    async def _decide(self, course: _Course) -> None:
+        wake, parts = course.wake, self._parts
+        with course.stage("read"):
+            self._snapshot = await parts.inventory.refresh(wake, time.monotonic())
+            if self.nginx is None or wake.relist or self.nginx.id in wake.containers:
+                self.nginx = await parts.container.ensure()
+        nginx = self.nginx
+        if self._offered:
+            await self._take_over(course, nginx, self._offered)
+        plan = self._plan(course, nginx)
+        with course.stage("join"):
+            joined = await parts.container.join(nginx, plan.networks) if self.policy.join else JoinResult()
+        self._unjoinable = joined.refused
+        if joined.networks:
+            self.state = replace(self.state, joined=self.state.joined | joined.networks)
+            parts.store.save(self.state)
+            self.nginx = nginx = await parts.container.ensure()
+        if joined != JoinResult():
+            plan = self._plan(course, nginx)
+        self.plan = plan
+        trusted = () if self.live else self.state.live_targets
+        parts.prober.watch(plan.probes, trusted)
+        if trusted:
+            plan = self.plan = self._plan(course, nginx)
+        fileset = self._render(course, plan.table, nginx)
+        course.changes = changes.between(self.published, plan.table)
+        if not await self._is_live(fileset, nginx, wake):
+            await self._publish(course, fileset, nginx, plan)
+        self.published = plan.table
+        await self._leave(nginx, plan)
+        await self._remember(plan, fileset, tidy=wake.relist)
+        if plan.ahead is not plan.table:
+            await self._test_ahead(course, plan, nginx)
+        if plan.holds_back:
+            asyncio.get_running_loop().call_later(1.0, parts.wakes.post, Wake(("warming up",)))
+
+    async def _take_over(self, course: _Course, nginx: NginxInstance, offered: Policy) -> None:
+        """Raises what is wrong with the offer, and then it is dropped and everything is as before."""
+        before, self.policy, self._offered = self.policy, offered, None
+        try:
+            fileset = self._render(course, self._plan(course, nginx).ahead, nginx)
+            with course.stage("test"):
+                await self._parts.tester.test(await self._parts.drafts.write(fileset), nginx)
+        except (Refused, TemplateError, ValueError):
+            self.policy = before
+            self._parts.wakes.post(Wake(("back to the configuration before",)))
+            raise
+
+    def _plan(self, course: _Course, nginx: NginxInstance) -> Plan:
+        with course.stage("plan"):
+            return routes.plan(
+                routes.Inputs(
+                    self._snapshot,
+                    self._parts.prober.standing,
+                    self.state.owners,
+                    nginx.view,
+                    self.policy.defaults,
+                    self.policy.join,
+                    self._unjoinable,
+                    frozenset(vhost.host + location.path for vhost in self.published.vhosts for location in vhost.locations),
+                    time.time(),
+                )
+            )
+
+    def _render(self, course: _Course, table: RouteTable, nginx: NginxInstance) -> FileSet:
+        with course.stage("render"):
+            return self.policy.renderer.render(table, nginx.view, self.policy.nginx, self.policy.operator_files)
+
+    async def _is_live(self, fileset: FileSet, nginx: NginxInstance, wake: Wake) -> bool:
+        """Whether nginx is known to run `fileset`; asks it when it is another nginx, or when everything is read anew."""
+        if self.live and self.live.is_in(nginx) and self.live.digest == fileset.digest and not wake.relist:
+            return True
+        if self._parts.reference.current() != fileset.digest:
+            return False
+        adopted = await self._parts.reloader.adopt(fileset.digest, nginx)
+        if adopted:
+            self.live = adopted
+        return adopted is not None
+
+    # ------------------------------------------------------------ publishing
+
+    async def _publish(self, course: _Course, fileset: FileSet, nginx: NginxInstance, plan: Plan) -> None:
+        digest, failed_at = self._failed
+        if digest == fileset.digest and time.monotonic() - failed_at < RETRY_AFTER and not course.wake.relist:
+            raise NotProved("the same configuration failed a moment ago; it is tried again at the next resync")
+        parts = self._parts
+        with course.stage("write"):
+            draft = await parts.drafts.write(fileset)
+        with course.stage("test"):
+            tested = await parts.tester.test(draft, nginx)
+        with course.stage("promote"):
+            published = await parts.reference.promote(tested)
+        try:
+            await self._reload(course, published, nginx, plan)
+        except NotProved as error:
+            self._failed = (fileset.digest, time.monotonic())
+            await self._put_back(course, published, nginx, plan, error)
+        course.result = "live"
+        if course.wake.at:
+            course.event_to_live = time.monotonic() - course.wake.at
+
+    async def _reload(self, course: _Course, published: Published, nginx: NginxInstance, plan: Plan) -> None:
+        leaving: list[asyncio.Task[None]] = []
+
+        def signalled() -> None:
+            course.stages["signal"] = time.monotonic() - began
+            leaving.append(asyncio.create_task(self._leave(nginx, plan)))
+
+        began = time.monotonic()
+        self._reloads.append(began)
+        try:
+            with course.stage("prove"):
+                self.live = await self._parts.reloader.reload(published, nginx, self.live, signalled)
+        finally:
+            for task in leaving:
+                await task
+
+    async def _put_back(self, course: _Course, published: Published, nginx: NginxInstance, plan: Plan, why: NotProved) -> None:
+        """The last good configuration again, proved. Raises NotProved in any case: the wanted one is not live."""
+        if not published.previous or published.previous == published.digest:
+            raise why
+        back = await self._parts.reference.restore(published)
+        try:
+            await self._reload(course, back, nginx, plan)
+        except NotProved as error:
+            self.live = None
+            raise NotProved(f"{why.reason}; and the last good configuration could not be proved: {error.reason}") from error
+        raise NotProved(f"{why.reason}; the last good configuration is back")
+
+    async def _test_ahead(self, course: _Course, plan: Plan, nginx: NginxInstance) -> None:
+        """Lets nginx accept what will be needed when the containers that are being created run."""
+        parts = self._parts
+        fileset = self._render(course, plan.ahead, nginx)
+        if parts.tester.knows(fileset, nginx):
+            return
+        with course.stage("test"):
+            await parts.tester.test(await parts.drafts.write(fileset), nginx)
+        if course.result == "unchanged":
+            course.result = "tested"
+
+    async def _leave(self, nginx: NginxInstance, plan: Plan) -> None:
+        """Takes nginx out of networks that it was put into and that have no target any more."""
+        left = self.state.joined - plan.networks
+        if left:
+            self.state = replace(self.state, joined=self.state.joined - left)
+            await self._parts.container.leave(nginx, left)
+
+    async def _remember(self, plan: Plan, fileset: FileSet, *, tidy: bool) -> None:
+        if not self._kept or self._kept[-1].digest != fileset.digest:
+            self._kept.append(fileset)
+        if tidy:
+            await self._parts.drafts.collect(self._kept)
+        serving = tuple(
+            sorted(
+                {
+                    (target.target, location.route)
+                    for vhost in plan.table.vhosts
+                    for location in vhost.locations
+                    for target in location.serving
+                }
+            )
+        )
+        state = replace(self.state, owners=plan.owners, live_digest=fileset.digest, live_targets=serving)
+        if state != self.state:
+            self._parts.store.save(state)
+            self.state = state

@@ -1,0 +1,351 @@
+"""Every type that crosses a border between packages: frozen, slotted, without behaviour that needs the outside world.
+
+Times are seconds (float, monotonic unless a field says `unix`); addresses are text without brackets; ports are 1-65535.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Scheme = Literal["http", "https", "grpc", "grpcs"]
+HealthType = Literal["http", "tcp", "docker", "none"]
+ContainerState = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
+DockerHealth = Literal["none", "starting", "healthy", "unhealthy"]
+TargetState = Literal["warming", "healthy", "unhealthy", "stopping", "down"]
+"""warming: never passed its checks; stopping: told to stop and still alive; down: not running, or without an address."""
+
+RejectionReason = Literal[
+    "unknown-label", "bad-value", "no-host", "no-port", "unreachable", "host-taken", "conflict", "unsupported", "limit"
+]
+
+
+# ---------------------------------------------------------------- what Docker says
+
+
+class EngineUnavailable(Exception):  # noqa: N818
+    """The engine could not be asked: nothing is known, and nothing may be concluded."""
+
+
+class EngineRefused(Exception):  # noqa: N818
+    """The engine answered with an error. `status` is its HTTP status: 404 not there, 409 conflict."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One container's place in one network. `endpoint_id` is new at every start of the container."""
+
+    network: str
+    network_id: str
+    endpoint_id: str
+    ipv4: str
+    ipv6: str
+    gateway: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPort:
+    container_port: int
+    host_ip: str
+    host_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container as the list call shows it, with what only inspect knows and what never changes after `create`."""
+
+    id: str
+    name: str
+    image: str
+    created_unix: float
+    state: ContainerState
+    health: DockerHealth
+    labels: Mapping[str, str]
+    endpoints: tuple[Endpoint, ...]
+    network_mode: str
+    exposed: tuple[int, ...]
+    published: tuple[PublishedPort, ...]
+    has_healthcheck: bool = False
+    stop_signal: int = 15
+    stop_timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvent:
+    """One line of the engine's event stream. `signal` is 0 unless the action is `kill`."""
+
+    action: str
+    container_id: str
+    signal: int
+    at_unix: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All containers at one moment, by id. Never partial: what cannot be read raises instead."""
+
+    containers: Mapping[str, Container]
+    stopping: frozenset[str] = frozenset()
+    """Ids of containers that were sent their stop signal and have not died yet."""
+
+
+# ---------------------------------------------------------------- what labels say
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    type: HealthType
+    path: str
+    port: int
+    host: str
+    interval: float
+    timeout: float
+    rise: int
+    fall: int
+    status: tuple[tuple[int, int], ...]
+    """Passing status codes as closed ranges."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """One route of one container. `hosts` are lower-case names, or `*.` and a name."""
+
+    name: str
+    hosts: tuple[str, ...]
+    path: str
+    strip_path: bool
+    port: int
+    scheme: Scheme
+    network: str
+    weight: int
+    health: HealthCheck
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """What one container asks for: its service and its routes."""
+
+    container_id: str
+    container: str
+    service: str
+    created_unix: float
+    routes: tuple[RouteSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A route that is not served, in the words of the one who labelled it."""
+
+    container_id: str
+    container: str
+    route: str
+    reason: RejectionReason
+    label: str
+    message: str
+    hint: str
+
+
+# ---------------------------------------------------------------- where traffic goes
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """An identity, never a bare address: the next container may get the same address at once."""
+
+    container_id: str
+    endpoint_id: str
+    address: str
+    port: int
+
+
+ProbeKey = tuple[Target, str]
+"""A target and the name of the route that is checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What to ask of one target to call it healthy."""
+
+    target: Target
+    route: str
+    check: HealthCheck
+    docker_health: DockerHealth
+    scheme: Scheme
+
+    @property
+    def key(self) -> ProbeKey:
+        return (self.target, self.route)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """The standing of one target after its latest checks."""
+
+    state: Literal["warming", "healthy", "unhealthy"]
+    reason: str
+    """Why the last check failed; empty after a success."""
+    since_unix: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedTarget:
+    """A target of a route with its standing. `serving`: nginx is told about it."""
+
+    target: Target
+    container: str
+    service: str
+    weight: int
+    state: TargetState
+    reason: str
+    serving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A path prefix of a host and the targets behind it."""
+
+    path: str
+    strip_path: bool
+    scheme: Scheme
+    service: str
+    route: str
+    targets: tuple[RoutedTarget, ...]
+    """Every target that claims the path, serving or not, in a fixed order."""
+    fail_open: bool
+    """Nothing is healthy; what is alive serves all the same."""
+
+    @property
+    def serving(self) -> tuple[RoutedTarget, ...]:
+        return tuple(t for t in self.targets if t.serving)
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualHost:
+    host: str
+    locations: tuple[Location, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    vhosts: tuple[VirtualHost, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The service that a (host, path) belongs to. `lost_unix`: when its last container went, 0 while it has one."""
+
+    service: str
+    lost_unix: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NginxView:
+    """What planning must know of the nginx container. `version`: (1, 31, 3); `networks`: name to gateway address."""
+
+    version: tuple[int, ...]
+    networks: Mapping[str, str]
+    host_network: bool
+    ipv6: bool
+    conf_dir: str
+    """Where `nginx.dir` appears inside the container."""
+    runtime_dir: str
+    """Where the directory that a boot clears appears inside the container."""
+    logs_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One decision about everything: what is routed, what is refused, what must be probed and joined."""
+
+    table: RouteTable
+    ahead: RouteTable
+    """The table as it will be when the containers that are being created run: tested ahead of need."""
+    rejections: tuple[Rejection, ...]
+    probes: tuple[Probe, ...]
+    networks: frozenset[str]
+    """Names of the networks that nginx must be in to reach its targets."""
+    owners: Mapping[str, Owner]
+    """By host and path, written as one: `a.example/git`."""
+    holds_back: bool
+    """A new place waits for its first target: decide again soon."""
+
+
+# ---------------------------------------------------------------- what nginx is given
+
+
+@dataclass(frozen=True, slots=True)
+class FileSet:
+    """Rendered configuration. Object names are digests of their content; `digest` names the whole."""
+
+    digest: str
+    main: str
+    """nginx.conf: settings and one include of the manifest, as published."""
+    draft_main: str
+    """The same with the manifest included directly: `nginx -t` must see it before this boot has published anything."""
+    manifest: str
+    objects: Mapping[str, str]
+    shapes: frozenset[str]
+    """Digests of everything that nginx must accept; target addresses, ports and weights do not change them."""
+
+
+@dataclass(frozen=True, slots=True)
+class NginxWorker:
+    pid: int
+    shutting_down: bool
+
+
+# ---------------------------------------------------------------- what happened
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Why a cycle runs. `containers`: ids to read again; `relist`: read everything; `urgent`: skip the pacing."""
+
+    reasons: tuple[str, ...] = ()
+    containers: frozenset[str] = frozenset()
+    killed: frozenset[tuple[str, int]] = frozenset()
+    """(container id, signal number) of `kill` events: the container may be about to end."""
+    relist: bool = False
+    urgent: bool = False
+    at: float = 0.0
+    """Monotonic time of the oldest event in it."""
+
+    def merge(self, other: Wake) -> Wake:
+        reasons = (*self.reasons, *(r for r in other.reasons if r not in self.reasons))
+        return Wake(
+            reasons=reasons[:8],
+            containers=self.containers | other.containers,
+            killed=self.killed | other.killed,
+            relist=self.relist or other.relist,
+            urgent=self.urgent or other.urgent,
+            at=min(self.at, other.at) if self.at and other.at else self.at or other.at,
+        )
+
+
+CycleResult = Literal["unchanged", "tested", "live", "refused", "restored", "unreadable", "failed"]
+"""tested: a draft was accepted ahead of need; refused: nginx -t said no; restored: not provable, last good is back."""
+
+
+@dataclass(frozen=True, slots=True)
+class CycleReport:
+    """One cycle: the only thing that the log, the metrics, the API and the page are told."""
+
+    number: int
+    at_unix: float
+    reasons: tuple[str, ...]
+    result: CycleResult
+    digest: str
+    changes: tuple[str, ...]
+    """One line for each route or target that came, went or changed."""
+    error: str
+    rejections: tuple[Rejection, ...]
+    stages: Mapping[str, float]
+    """Seconds spent in each stage: read, plan, render, test, promote, signal, prove."""
+    event_to_live: float | None
+    """Seconds from the oldest event of the cycle to Live."""
+    reloads: int

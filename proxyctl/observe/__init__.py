@@ -1,0 +1,1 @@
+"""What is the case: Docker's containers and events, the standing of targets. Reads, never decides."""

@@ -1,0 +1,133 @@
+"""Everything that can make a cycle run: the engine's events, file changes, a timer -> coalesced Wakes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Protocol
+
+import stamina
+from watchfiles import awatch
+
+from proxyctl.model import EngineEvent, EngineUnavailable, Wake
+
+LOOK_AGAIN = 5.0
+"""Seconds after which a folder that was not there is looked for again."""
+URGENT = frozenset({"kill", "die"})
+"""A target that goes must be out before its address has another owner."""
+
+
+class Engine(Protocol):
+    def events(self) -> AsyncGenerator[EngineEvent | None, None]: ...
+
+
+class Wakes:
+    """A queue of one: whatever is posted while a cycle runs is one Wake for the next."""
+
+    def __init__(self) -> None:
+        self._pending: Wake | None = None
+        self._there = asyncio.Event()
+        self._urgent = asyncio.Event()
+
+    def post(self, wake: Wake) -> None:
+        self._pending = self._pending.merge(wake) if self._pending else wake
+        self._there.set()
+        if wake.urgent:
+            self._urgent.set()
+
+    async def urgent_within(self, seconds: float) -> None:
+        """Returns when something urgent is pending, or after so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._urgent.wait()
+
+    async def next(self) -> Wake:
+        await self._there.wait()
+        wake, self._pending = self._pending or Wake(), None
+        self._there.clear()
+        self._urgent.clear()
+        return wake
+
+
+class EngineEvents:
+    """Follows one engine for ever. `connected` tells whether the stream stands now."""
+
+    def __init__(self, engine: Engine, wakes: Wakes, matters: Callable[[EngineEvent], bool]) -> None:
+        self._engine = engine
+        self._wakes = wakes
+        self._matters = matters
+        self.connected = False
+
+    async def run(self) -> None:
+        while True:
+            try:
+                async for attempt in stamina.retry_context(
+                    on=EngineUnavailable, attempts=None, timeout=None, wait_initial=0.1, wait_max=10.0, wait_jitter=1.0
+                ):
+                    with attempt:
+                        await self._follow()
+            except _Ended:
+                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - spreads load only
+
+    async def _follow(self) -> None:
+        """One subscription. Fails with EngineUnavailable before it stands (back off), with _Ended after it has (begin anew)."""
+        async with aclosing(self._engine.events()) as stream:
+            try:
+                async for event in stream:
+                    if event is None:
+                        self.connected = True
+                        self._wakes.post(Wake(("engine connected",), relist=True, at=time.monotonic()))
+                    elif self._matters(event):
+                        self._wakes.post(wake_for(event, time.monotonic()))
+            except EngineUnavailable as error:
+                if not self.connected:
+                    raise
+                raise _Ended from error
+            finally:
+                self.connected = False
+
+
+class _Ended(Exception):  # noqa: N818
+    """A subscription that stood has ended."""
+
+
+def wake_for(event: EngineEvent, now: float) -> Wake:
+    reason = f"{event.action} {event.container_id[:12]}"
+    if event.action == "kill":
+        return Wake((reason,), killed=frozenset({(event.container_id, event.signal)}), urgent=True, at=now)
+    return Wake((reason,), frozenset({event.container_id}), urgent=event.action in URGENT, at=now)
+
+
+async def tick(wakes: Wakes, seconds: float) -> None:
+    """Asks for a full reading every so often: events are hints, and the engine keeps few of them."""
+    while True:
+        await asyncio.sleep(seconds)
+        wakes.post(Wake(("resync",), relist=True))
+
+
+async def changes(folders: Iterable[Path], wanted: Callable[[Path], bool]) -> AsyncIterator[frozenset[Path]]:
+    """Wanted files that came, went or changed directly in `folders`, in batches. Folders may appear later."""
+    every = list(folders)
+    while True:
+        existing = [folder for folder in every if folder.is_dir()]
+        if not existing:
+            await asyncio.sleep(LOOK_AGAIN)
+            continue
+        watch = awatch(
+            *existing,
+            watch_filter=lambda _, path: wanted(Path(path)),
+            step=50,
+            debounce=200,
+            recursive=False,
+            rust_timeout=int(LOOK_AGAIN * 1000),
+            yield_on_timeout=True,
+        )
+        async for batch in watch:
+            if batch:
+                yield frozenset(Path(path) for _, path in batch)
+            if [folder for folder in every if folder.is_dir()] != existing:
+                break

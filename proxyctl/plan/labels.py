@@ -1,0 +1,252 @@
+"""One container's labels -> a `ServiceSpec` and the `Rejection`s its owner must see.
+
+The grammar is three tables of keys, below. A key that is in none of them rejects the route (a typo in an auth label must not
+open a site) and names the nearest key that is. Lists of keys are shown to users: docs/labels.md is tested against them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, cast
+
+from proxyctl import values
+from proxyctl.model import Container, HealthCheck, HealthType, Rejection, RejectionReason, RouteSpec, Scheme, ServiceSpec
+from proxyctl.values import BadValue
+
+Parser = Callable[[str], Any]
+
+SCHEMES = ("http", "https", "grpc", "grpcs")
+HEALTH_TYPES = ("http", "tcp", "docker", "none")
+MAX_ROUTES = 32
+MAX_HOSTS = 64
+
+ROUTE_KEYS: Mapping[str, Parser] = {
+    "host": values.hosts,
+    "path": values.path,
+    "strip-path": values.boolean,
+}
+TARGET_KEYS: Mapping[str, Parser] = {
+    "port": lambda text: values.integer(text, 1, 65535),
+    "scheme": lambda text: values.one_of(text, SCHEMES),
+    "network": values.name,
+    "weight": lambda text: values.integer(text, 1, 1000),
+    "health.type": lambda text: values.one_of(text, HEALTH_TYPES),
+    "health.path": values.request_target,
+    "health.port": lambda text: values.integer(text, 1, 65535),
+    "health.host": values.host,
+    "health.interval": values.duration,
+    "health.timeout": values.duration,
+    "health.rise": lambda text: values.integer(text, 1, 100),
+    "health.fall": lambda text: values.integer(text, 1, 100),
+    "health.status": values.status_ranges,
+}
+CONTAINER_KEYS: Mapping[str, Parser] = {
+    "enable": values.boolean,
+    "service": values.name,
+}
+LATER_KEYS = ("version", "rollout", "rollout.bake", "rollout.deadline", "rollout.retire", "rollout.steps")
+"""Reserved: refused by name, so that nobody believes they work."""
+
+_ROUTE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
+_PLAIN = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What configuration says for labels that are not there."""
+
+    prefix: str
+    default_host: str
+    """A host with `{service}` in it, or empty."""
+    network: str
+    interval: float
+    timeout: float
+    rise: int
+    fall: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    spec: ServiceSpec | None
+    rejections: tuple[Rejection, ...]
+
+
+def parse(container: Container, defaults: Defaults) -> Parsed:
+    """The container's routes that can be served and a Rejection for each that cannot; neither when it asks for nothing."""
+    mine = {
+        key.removeprefix(defaults.prefix + "."): value
+        for key, value in container.labels.items()
+        if key.startswith(defaults.prefix + ".")
+    }
+    if not mine or "nginx" in mine or "nginx.settings" in mine:
+        return Parsed(None, ())
+    reader = _Reader(container, defaults)
+    groups = reader.group(mine)
+    if groups.get(_PLAIN, {}).get("enable") is False:
+        return Parsed(None, ())
+    if reader.refused_all:
+        return Parsed(None, tuple(reader.rejections))
+    plain = groups.pop(_PLAIN, {})
+    service = str(plain.get("service") or _default_service(container))
+    routes = []
+    names = [name for name in sorted(groups) if name not in reader.refused]
+    if _PLAIN not in reader.refused and ("host" in plain or not groups):
+        names.insert(0, _PLAIN)
+    for name in names[:MAX_ROUTES]:
+        inherited = {key: value for key, value in plain.items() if key in TARGET_KEYS}
+        route = reader.route(name, service, inherited | groups.get(name, plain))
+        if route:
+            routes.append(route)
+    if len(names) > MAX_ROUTES:
+        reader.reject(_PLAIN, "limit", "routes", f"{len(names)} routes in one container", f"{MAX_ROUTES} are served")
+    spec = ServiceSpec(container.id, container.name, service, container.created_unix, tuple(routes))
+    return Parsed(spec if routes else None, tuple(reader.rejections))
+
+
+def _default_service(container: Container) -> str:
+    """`PROJECT.SERVICE` of compose, else the container's name."""
+    parts = [container.labels.get(f"com.docker.compose.{part}", "") for part in ("project", "service")]
+    try:
+        return values.name(".".join(parts)) if all(parts) else values.name(container.name)
+    except BadValue:
+        return container.id[:12]
+
+
+class _Reader:
+    """Reads one container's labels and collects what is wrong with them."""
+
+    def __init__(self, container: Container, defaults: Defaults) -> None:
+        self.container = container
+        self.defaults = defaults
+        self.rejections: list[Rejection] = []
+        self.refused: set[str] = set()
+
+    @property
+    def refused_all(self) -> bool:
+        """A plain key that nobody understands may have been meant for every route."""
+        return _PLAIN in self.refused
+
+    def reject(self, route: str, reason: RejectionReason, key: str, problem: str, hint: str) -> None:
+        label = f"{self.defaults.prefix}.{f'routes.{route}.' if route else ''}{key}"
+        self.refused.add(route)
+        self.rejections.append(
+            Rejection(self.container.id, self.container.name, route or "default", reason, label, problem, hint)
+        )
+
+    def group(self, mine: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """Parsed values by route name; the empty name is the plain one."""
+        groups: dict[str, dict[str, Any]] = {}
+        for full, text in sorted(mine.items()):
+            route, key = _PLAIN, full
+            if full.startswith("routes."):
+                route, _, key = full.removeprefix("routes.").partition(".")
+                if not _ROUTE_NAME.fullmatch(route) or not key:
+                    hint = "write routes.NAME.host, NAME in lower-case letters, digits and hyphens"
+                    self.reject(_PLAIN, "unknown-label", values.shown(full)[1:-1], "not a route label", hint)
+                    continue
+            parser = self._parser(route, key)
+            if parser is None:
+                continue
+            groups.setdefault(route, {})
+            try:
+                groups[route][key] = parser(text)
+            except BadValue as bad:
+                self.reject(route, "bad-value", key, bad.problem, bad.hint)
+        return groups
+
+    def _parser(self, route: str, key: str) -> Parser | None:
+        known = {**ROUTE_KEYS, **TARGET_KEYS, **({} if route else CONTAINER_KEYS)}
+        if key in known:
+            return known[key]
+        if key in CONTAINER_KEYS or (route and key in LATER_KEYS):
+            self.reject(
+                route, "unknown-label", key, "belongs to the container, not to a route", f"write {self.defaults.prefix}.{key}"
+            )
+        elif key in LATER_KEYS:
+            self.reject(
+                route, "unsupported", key, "is not in this release", "remove the label: its containers are served as replicas"
+            )
+        else:
+            near = get_close_matches(key, [*known, "routes.NAME.host"], n=1, cutoff=0.5)
+            hint = (
+                f"did you mean {self.defaults.prefix}.{f'routes.{route}.' if route else ''}{near[0]}?"
+                if near
+                else "see docs/labels.md"
+            )
+            self.reject(route, "unknown-label", values.shown(key)[1:-1], "is not a label that proxyctl knows", hint)
+        return None
+
+    def route(self, name: str, service: str, found: Mapping[str, Any]) -> RouteSpec | None:
+        hosts = self._hosts(name, service, found)
+        port = self._port(name, found)
+        health = self._health(name, hosts, port, found)
+        if not hosts or not port or not health:
+            return None
+        return RouteSpec(
+            name=name or "default",
+            hosts=hosts,
+            path=found.get("path", "/"),
+            strip_path=found.get("strip-path", False),
+            port=port,
+            scheme=cast("Scheme", found.get("scheme", "http")),
+            network=found.get("network", self.defaults.network),
+            weight=found.get("weight", 1),
+            health=health,
+        )
+
+    def _hosts(self, name: str, service: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+        hosts: tuple[str, ...] = found.get("host", ())
+        if not hosts and self.defaults.default_host:
+            try:
+                return (values.host(self.defaults.default_host.replace("{service}", service)),)
+            except BadValue as bad:
+                self.reject(
+                    name,
+                    "no-host",
+                    "host",
+                    bad.problem,
+                    f"set {self.defaults.prefix}.host: no name can be made of service {service}",
+                )
+                return ()
+        if not hosts:
+            hint = f"set {self.defaults.prefix}.{f'routes.{name}.' if name else ''}host=NAME"
+            self.reject(name, "no-host", "host", "no host name", hint)
+        if len(hosts) > MAX_HOSTS:
+            self.reject(name, "limit", "host", f"{len(hosts)} host names in one route", f"{MAX_HOSTS} at the most")
+            return ()
+        return hosts
+
+    def _port(self, name: str, found: Mapping[str, Any]) -> int:
+        exposed = self.container.exposed
+        if "port" in found:
+            return cast("int", found["port"])
+        if len(exposed) == 1:
+            return exposed[0]
+        if 80 in exposed:
+            return 80
+        what = f"the image exposes {', '.join(map(str, exposed))}" if exposed else "the image exposes no port"
+        self.reject(name, "no-port", "port", what, f"set {self.defaults.prefix}.port to the port inside the container")
+        return 0
+
+    def _health(self, name: str, hosts: tuple[str, ...], port: int, found: Mapping[str, Any]) -> HealthCheck | None:
+        implied = "http" if "health.path" in found else "docker" if self.container.has_healthcheck else "tcp"
+        kind = found.get("health.type", implied)
+        if kind == "docker" and not self.container.has_healthcheck:
+            hint = "write http or tcp, or give the image a HEALTHCHECK"
+            self.reject(name, "bad-value", "health.type", "the image has no HEALTHCHECK", hint)
+            return None
+        first = hosts[0].removeprefix("*.") if hosts else ""
+        return HealthCheck(
+            type=cast("HealthType", kind),
+            path=found.get("health.path", "/"),
+            port=found.get("health.port", port),
+            host=found.get("health.host", first),
+            interval=found.get("health.interval", self.defaults.interval),
+            timeout=found.get("health.timeout", self.defaults.timeout),
+            rise=found.get("health.rise", self.defaults.rise),
+            fall=found.get("health.fall", self.defaults.fall),
+            status=found.get("health.status", ((200, 399),)),
+        )

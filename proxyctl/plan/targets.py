@@ -1,0 +1,108 @@
+"""Where nginx reaches a container: one address, the network it is in, or the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from proxyctl.model import Container, Endpoint, NginxView, RouteSpec, Target
+
+ALIVE = frozenset({"running", "paused"})
+ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
+PENDING = Target("", "", "127.0.0.1", 1)
+"""Stands for the address that a container gets when it starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """`network` is empty when no network has to be shared (host network, published port)."""
+
+    target: Target
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    message: str
+    hint: str
+
+
+def reach(
+    container: Container, route: RouteSpec, nginx: NginxView, containers: Mapping[str, Container], *, join: bool
+) -> Reached | Unreachable:
+    """The address of `route.port` of a living or coming container, as nginx sees it.
+
+    A container that has no address yet is reached at `PENDING`: enough to test what will be rendered for it.
+    """
+    mode = container.network_mode
+    if mode == "none":
+        return Unreachable("the container has no network", "start it with --network NAME")
+    if mode == "host":
+        return _on_the_host(container, route, nginx)
+    owner = container
+    if mode.startswith("container:"):
+        ref = mode.removeprefix("container:")
+        found = next((c for c in containers.values() if c.id == ref or c.name == ref), None)
+        if found is None or found.network_mode == "host":
+            return Unreachable("it shares the network of a container that is not there", "start that container first")
+        owner = found
+    candidates = _candidates(owner, route.network)
+    if isinstance(candidates, Unreachable):
+        return candidates
+    return _pick(container, owner, route, candidates, nginx, join=join)
+
+
+def _candidates(owner: Container, wanted: str) -> list[Endpoint] | Unreachable:
+    endpoints = sorted(owner.endpoints, key=lambda e: e.network)
+    if not wanted:
+        return endpoints
+    project = owner.labels.get("com.docker.compose.project", "")
+    named = [e for e in endpoints if e.network in (wanted, f"{project}_{wanted}")]
+    if not named:
+        names = ", ".join(e.network for e in endpoints) or "none"
+        return Unreachable(f"it is not in the network {wanted} (but in {names})", "name one of its networks")
+    return named
+
+
+def _pick(
+    container: Container, owner: Container, route: RouteSpec, candidates: list[Endpoint], nginx: NginxView, *, join: bool
+) -> Reached | Unreachable:
+    shared = [e for e in candidates if nginx.host_network or e.network in nginx.networks]
+    usable = shared or (candidates if join else [])
+    if usable:
+        chosen = next((e for e in usable if e.ipv4 or e.ipv6), usable[0])
+        return Reached(_target(container, chosen, route.port), "" if nginx.host_network else chosen.network)
+    for port in owner.published:
+        gateway = _gateway(nginx)
+        if port.container_port == route.port and port.host_ip in ANY_ADDRESS and gateway and candidates:
+            return Reached(Target(container.id, candidates[0].endpoint_id, gateway, port.host_port))
+    names = ", ".join(e.network for e in candidates)
+    if not names:
+        return Unreachable("the container is in no network", "connect it: docker network connect NAME CONTAINER")
+    return Unreachable(
+        f"nginx is in none of its networks ({names})",
+        f"set nginx.join = true, or: docker network connect {candidates[0].network} NGINX_CONTAINER",
+    )
+
+
+def _target(container: Container, endpoint: Endpoint, port: int) -> Target:
+    address = endpoint.ipv4 or endpoint.ipv6
+    if not address:
+        return PENDING
+    return Target(container.id, endpoint.endpoint_id, address, port)
+
+
+def _on_the_host(container: Container, route: RouteSpec, nginx: NginxView) -> Reached | Unreachable:
+    endpoint_id = container.endpoints[0].endpoint_id if container.endpoints else ""
+    if container.state == "created":
+        return Reached(PENDING)
+    if nginx.host_network:
+        return Reached(Target(container.id, endpoint_id, "127.0.0.1", route.port))
+    gateway = _gateway(nginx)
+    if not gateway:
+        return Unreachable("it is in the host's network and nginx has no way to the host", "give nginx a bridge network")
+    return Reached(Target(container.id, endpoint_id, gateway, route.port))
+
+
+def _gateway(nginx: NginxView) -> str:
+    return min((address for address in nginx.networks.values() if address), default="")

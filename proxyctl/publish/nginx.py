@@ -1,0 +1,227 @@
+"""The nginx container: found, created when missing, started, and described for planning."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from proxyctl.model import EngineRefused, NginxView
+
+CONF_DIR, BOOT_DIR, LOGS_DIR = "/etc/proxyctl/conf", "/etc/proxyctl/boot", "/var/log/nginx"
+"""Where the three directories appear in a container that proxyctl creates."""
+KEPT_NETWORKS = frozenset({"bridge"})
+"""Networks that nobody can remove: once in, nginx stays."""
+CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
+
+
+class Engine(Protocol):
+    """What publishing needs of Docker."""
+
+    async def inspect_raw(self, container: str) -> Mapping[str, Any] | None: ...
+    async def has_image(self, image: str) -> bool: ...
+    async def pull(self, image: str) -> None: ...
+    async def create_container(self, name: str, settings: Mapping[str, Any]) -> str: ...
+    async def start(self, container: str) -> None: ...
+    async def kill(self, container: str, signal: str) -> None: ...
+    async def execute(self, container: str, argv: list[str]) -> tuple[int, str]: ...
+    async def processes(self, container: str) -> list[tuple[int, str]]: ...
+    async def logs(self, container: str, since_unix: float) -> str: ...
+    async def create_network(self, name: str, labels: Mapping[str, str]) -> None: ...
+    async def connect_network(self, network: str, container: str) -> None: ...
+    async def disconnect_network(self, network: str, container: str) -> None: ...
+
+
+class NginxMissing(Exception):  # noqa: N818
+    """There is no nginx to publish to, and the message says what to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NginxSpec:
+    """How the container is made. Directories are host paths."""
+
+    name: str
+    image: str
+    pull: bool
+    create: bool
+    ports: tuple[tuple[str, int, int], ...]
+    """(host address, host port, container port)."""
+    conf_dir: Path
+    boot_dir: Path
+    logs_dir: Path
+    label_prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class NginxInstance:
+    """One run of the container: another `started_at` is another nginx process."""
+
+    id: str
+    started_at: str
+    image_id: str
+    view: NginxView
+    addresses: tuple[tuple[str, int], ...]
+    """Where its port 80 answers, best first."""
+    outdated: bool
+    """It was made from other settings than today's."""
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class JoinResult:
+    """`networks`: nginx is in them since this call; `refused`: the engine's reason by network."""
+
+    networks: frozenset[str] = frozenset()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+class NginxContainer:
+    def __init__(self, engine: Engine, spec: NginxSpec) -> None:
+        self._engine = engine
+        self._spec = spec
+        self._versions: dict[str, tuple[int, ...]] = {}
+
+    async def ensure(self) -> NginxInstance:
+        """The running nginx; creates and starts it where that is allowed. Raises NginxMissing."""
+        raw = await self._engine.inspect_raw(self._spec.name)
+        if raw is None:
+            if not self._spec.create:
+                raise NginxMissing(f"there is no container {self._spec.name}: start it, or set nginx.create = true")
+            await self._create()
+        elif raw["State"]["Status"] in ("created", "exited", "dead"):
+            await self._engine.start(self._spec.name)
+        running = await self._engine.inspect_raw(self._spec.name)
+        if running is None or not running["State"]["Running"]:
+            said = await self._engine.logs(self._spec.name, 0.0) if running else ""
+            raise NginxMissing(f"the container {self._spec.name} does not run: {_last_line(said)}")
+        return await self._describe(running)
+
+    async def _create(self) -> None:
+        if not await self._engine.has_image(self._spec.image):
+            if not self._spec.pull:
+                raise NginxMissing(f"the image {self._spec.image} is not here and nginx.pull is never: pull it, or allow it")
+            await self._engine.pull(self._spec.image)
+        settings = self._settings()
+        await self._engine.create_network(settings["HostConfig"]["NetworkMode"], {f"{self._spec.label_prefix}.nginx": "true"})
+        await self._engine.create_container(self._spec.name, settings)
+        await self._engine.start(self._spec.name)
+
+    def _settings(self) -> dict[str, Any]:
+        """The engine's JSON for the container: no more rights than nginx needs, nothing writable but logs and temporary files."""
+        spec = self._spec
+        ports: dict[str, list[dict[str, str]]] = {}
+        for address, host_port, port in spec.ports:
+            ports.setdefault(f"{port}/tcp", []).append({"HostIp": address, "HostPort": str(host_port)})
+        settings: dict[str, Any] = {
+            "Image": spec.image,
+            "Entrypoint": ["nginx"],
+            "Cmd": ["-e", "stderr", "-c", f"{CONF_DIR}/nginx.conf", "-g", "daemon off;"],
+            "StopSignal": "SIGQUIT",
+            "ExposedPorts": {port: {} for port in ports},
+            "HostConfig": {
+                "Binds": [
+                    f"{spec.conf_dir}:{CONF_DIR}:ro",
+                    f"{spec.boot_dir}:{BOOT_DIR}:ro",
+                    f"{spec.logs_dir}:{LOGS_DIR}:rw",
+                ],
+                "PortBindings": ports,
+                # The engine publishes ports through the network whose name sorts first, and moves them, cutting every connection,
+                # when a join changes which one that is (measured on 20.10). So nginx's own network sorts before all others.
+                "NetworkMode": f"0-{spec.name}",
+                "RestartPolicy": {"Name": "unless-stopped"},
+                "ReadonlyRootfs": True,
+                "Tmpfs": {"/run": "", "/tmp": ""},  # noqa: S108 - inside the container
+                "CapDrop": ["ALL"],
+                "CapAdd": list(CAPABILITIES),
+                "SecurityOpt": ["no-new-privileges"],
+                "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
+            },
+        }
+        fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        settings["Labels"] = {f"{spec.label_prefix}.nginx": "true", f"{spec.label_prefix}.nginx.settings": fingerprint}
+        return settings
+
+    async def _describe(self, raw: Mapping[str, Any]) -> NginxInstance:
+        spec = self._spec
+        mounts = {str(m.get("Source", "")): str(m.get("Destination", "")) for m in raw.get("Mounts") or []}
+        inside = {}
+        for key, path in (("nginx.dir", spec.conf_dir), ("state.runtime", spec.boot_dir), ("nginx.logs", spec.logs_dir)):
+            if str(path) not in mounts:
+                raise NginxMissing(f"the container {spec.name} does not mount {path} ({key}): remove it, and it is made anew")
+            inside[key] = mounts[str(path)]
+        networks = raw["NetworkSettings"]["Networks"] or {}
+        host_network = raw["HostConfig"].get("NetworkMode") == "host"
+        view = NginxView(
+            version=await self._version(raw),
+            networks={} if host_network else {name: str(item.get("Gateway", "")) for name, item in sorted(networks.items())},
+            host_network=host_network,
+            ipv6=any(item.get("GlobalIPv6Address") for item in networks.values()),
+            conf_dir=inside["nginx.dir"],
+            runtime_dir=inside["state.runtime"],
+            logs_dir=inside["nginx.logs"],
+        )
+        made_from = (raw["Config"].get("Labels") or {}).get(f"{spec.label_prefix}.nginx.settings", "")
+        wanted = self._settings()["Labels"][f"{spec.label_prefix}.nginx.settings"]
+        return NginxInstance(
+            id=str(raw["Id"]),
+            started_at=str(raw["State"].get("StartedAt", "")),
+            image_id=str(raw.get("Image", "")),
+            view=view,
+            addresses=_addresses(raw, host_network=host_network),
+            outdated=bool(made_from) and made_from != wanted,
+            image=str(raw["Config"].get("Image", "")),
+        )
+
+    async def _version(self, raw: Mapping[str, Any]) -> tuple[int, ...]:
+        image_id = str(raw.get("Image", ""))
+        if image_id not in self._versions:
+            _, said = await self._engine.execute(str(raw["Id"]), ["nginx", "-v"])
+            match = re.search(r"nginx/([0-9]+)\.([0-9]+)\.([0-9]+)", said)
+            if not match:
+                raise NginxMissing(f"{raw['Config'].get('Image')} does not tell the version of an nginx: {_last_line(said)}")
+            self._versions[image_id] = tuple(int(part) for part in match.groups())
+        return self._versions[image_id]
+
+    async def join(self, instance: NginxInstance, networks: frozenset[str]) -> JoinResult:
+        """Connects nginx to the networks that it is not in. One that refuses does not keep the others out."""
+        missing = frozenset() if instance.view.host_network else networks - instance.view.networks.keys()
+        refused: dict[str, str] = {}
+        for network in sorted(missing):
+            try:
+                await self._engine.connect_network(network, instance.id)
+            except EngineRefused as error:
+                refused[network] = str(error)
+        return JoinResult(missing - refused.keys(), refused)
+
+    async def leave(self, instance: NginxInstance, networks: frozenset[str]) -> None:
+        """Best effort: a network that is gone, or that nginx is out of, is what was wanted."""
+        for network in sorted(networks - KEPT_NETWORKS):
+            with suppress(EngineRefused):
+                await self._engine.disconnect_network(network, instance.id)
+
+
+def bootstrap_view() -> NginxView:
+    """What the very first configuration is rendered for, before there is an nginx to ask: the oldest one, knowing nothing."""
+    return NginxView((0,), {}, host_network=False, ipv6=False, conf_dir=CONF_DIR, runtime_dir=BOOT_DIR, logs_dir=LOGS_DIR)
+
+
+def _addresses(raw: Mapping[str, Any], *, host_network: bool) -> tuple[tuple[str, int], ...]:
+    if host_network:
+        return (("127.0.0.1", 80),)
+    own = [str(n["IPAddress"]) for _, n in sorted((raw["NetworkSettings"]["Networks"] or {}).items()) if n.get("IPAddress")]
+    published = []
+    for binding in (raw["NetworkSettings"].get("Ports") or {}).get("80/tcp") or []:
+        address = str(binding.get("HostIp", ""))
+        published.append(("127.0.0.1" if address in ("", "0.0.0.0", "::") else address, int(binding["HostPort"])))  # noqa: S104
+    return (*((address, 80) for address in own), *published)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    emergencies = [line for line in lines if "[emerg]" in line]
+    return (emergencies or lines or ["it says nothing"])[-1]

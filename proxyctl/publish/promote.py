@@ -1,0 +1,70 @@
+"""Tested -> Published: one atomic rename moves the reference, back as well as forth."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxyctl.files import sync_directory
+from proxyctl.publish.draft import Draft
+from proxyctl.publish.test import Tested
+
+REFERENCE = "nginx.conf"
+BOOT_MARK = "live"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What nginx reads at its next start or signal. `previous` is what it read before."""
+
+    digest: str
+    previous: str
+
+
+class Reference:
+    """Owns `nginx.conf` and the mark that this boot has published (a symlink in the directory that a boot clears)."""
+
+    def __init__(self, directory: Path, boot_directory: Path, conf_dir_inside: str) -> None:
+        self._directory = directory
+        self._mark = boot_directory / BOOT_MARK
+        self._conf_dir_inside = conf_dir_inside
+
+    def current(self) -> str:
+        """The digest that is published; empty when there is none, or what is there is not ours."""
+        try:
+            target = (self._directory / REFERENCE).readlink()
+        except OSError:
+            return ""
+        return target.stem if target.parent.name == "mains" and (self._directory / target).is_file() else ""
+
+    async def promote(self, tested: Tested) -> Published:
+        """Raises OSError, and then the reference is where it was."""
+        previous = self.current()
+        await asyncio.to_thread(self._move, tested.draft.fileset.digest)
+        return Published(tested.draft.fileset.digest, previous)
+
+    async def restore(self, published: Published) -> Published:
+        """Puts back what was published before; it was Live once, so it needs no test."""
+        await asyncio.to_thread(self._move, published.previous)
+        return Published(published.previous, published.digest)
+
+    def bootstrap(self, draft: Draft) -> None:
+        """The first configuration on an empty partition: no site in it, and no nginx yet that could test it."""
+        self._point(draft.fileset.digest)
+
+    def _point(self, digest: str) -> None:
+        self._link(self._directory / REFERENCE, Path("mains") / f"{digest}.conf")
+
+    def _move(self, digest: str) -> None:
+        self._point(digest)
+        if not self._mark.is_symlink():
+            self._link(self._mark, Path(self._conf_dir_inside))
+
+    @staticmethod
+    def _link(path: Path, target: Path) -> None:
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        temporary.replace(path)
+        sync_directory(path.parent)

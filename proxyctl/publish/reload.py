@@ -1,0 +1,145 @@
+"""Published -> Live: a signal, and the proof that it was heard.
+
+Live means that nginx answers with the new digest and that every worker from before the signal is gone or shutting down. New and
+old workers both accept for about 100 ms (nginx sleeps so long before it retires the old ones: ngx_process_cycle.c), so
+one answer alone proves nothing. A signal that nginx does not hear while it parses is sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from proxyctl.model import EngineRefused, NginxWorker
+from proxyctl.publish.nginx import Engine, NginxInstance
+from proxyctl.publish.promote import Published
+
+ASK_EVERY = 0.004
+RETIRE_AFTER = 0.1
+"""Seconds that nginx waits before it tells old workers to end."""
+LOG_AFTER = 0.4
+"""Seconds without an answer before the log is read for a refusal."""
+SIGNAL_AGAIN = 5.0
+GIVE_UP = 20.0
+
+
+class NotProved(Exception):  # noqa: N818
+    """nginx does not run what was published. `reason` holds its `[emerg]` line when it wrote one."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Proved: this digest, in this run of nginx. `workers`: pids (on the host) that serve it."""
+
+    digest: str
+    nginx_id: str
+    nginx_started_at: str
+    workers: frozenset[int]
+
+    def is_in(self, nginx: NginxInstance) -> bool:
+        return (self.nginx_id, self.nginx_started_at) == (nginx.id, nginx.started_at)
+
+
+class Reloader:
+    def __init__(self, engine: Engine, token: str) -> None:
+        self._engine = engine
+        self._token = token
+        self._address: tuple[str, int] | None = None
+        self.signals = 0
+
+    async def reload(
+        self, published: Published, nginx: NginxInstance, before: Live | None, signalled: Callable[[], None]
+    ) -> Live:
+        """Raises NotProved. `signalled` is called once the first signal is out."""
+        if before and before.is_in(nginx):
+            old = before.workers
+        else:
+            old = frozenset(w.pid for w in await self.workers(nginx) if not w.shutting_down)
+        began, began_unix = time.monotonic(), time.time()
+        await self._signal(nginx)
+        signalled()
+        again = began + SIGNAL_AGAIN
+        log_at = began + LOG_AFTER
+        while time.monotonic() - began < GIVE_UP:
+            if await self.digest(nginx) == published.digest:
+                return await self._retired(published, nginx, old, began)
+            if time.monotonic() > log_at:
+                await self._check_log(nginx, began_unix)
+                log_at = time.monotonic() + LOG_AFTER
+            if time.monotonic() > again:
+                await self._signal(nginx)
+                again = time.monotonic() + SIGNAL_AGAIN
+            await asyncio.sleep(ASK_EVERY)
+        raise NotProved(f"nginx did not answer with the new configuration within {GIVE_UP:g} s")
+
+    async def adopt(self, digest: str, nginx: NginxInstance) -> Live | None:
+        """A Live without a signal, when nginx already runs `digest` and no worker runs anything else."""
+        workers = await self.workers(nginx)
+        if await self.digest(nginx) != digest:
+            return None
+        return Live(digest, nginx.id, nginx.started_at, frozenset(w.pid for w in workers if not w.shutting_down))
+
+    async def _retired(self, published: Published, nginx: NginxInstance, old: frozenset[int], began: float) -> Live:
+        await asyncio.sleep(max(0.0, began + RETIRE_AFTER - time.monotonic()))
+        while True:
+            serving = frozenset(w.pid for w in await self.workers(nginx) if not w.shutting_down)
+            if serving and not serving & old:
+                return Live(published.digest, nginx.id, nginx.started_at, serving)
+            if time.monotonic() - began > GIVE_UP:
+                raise NotProved(f"{len(serving & old)} workers from before the reload still serve")
+            await asyncio.sleep(ASK_EVERY)
+
+    async def _signal(self, nginx: NginxInstance) -> None:
+        self.signals += 1
+        try:
+            await self._engine.kill(nginx.id, "HUP")
+        except EngineRefused as refused:
+            raise NotProved(f"the signal could not be sent: {refused}") from refused
+
+    async def _check_log(self, nginx: NginxInstance, since_unix: float) -> None:
+        log = await self._engine.logs(nginx.id, since_unix)
+        refusals = [line for line in log.splitlines() if "[emerg]" in line]
+        if refusals:
+            raise NotProved(refusals[-1].strip())
+
+    async def workers(self, nginx: NginxInstance) -> list[NginxWorker]:
+        """Workers of the container, with the ones that end. Cache processes and the master are not workers."""
+        title = "nginx: worker process"
+        return [
+            NginxWorker(pid, "shutting down" in args)
+            for pid, args in await self._engine.processes(nginx.id)
+            if args.startswith(title)
+        ]
+
+    async def digest(self, nginx: NginxInstance) -> str:
+        """What nginx says it runs; empty when it does not answer or is not published yet."""
+        known = [self._address] if self._address in nginx.addresses else []
+        for address in (*known, *(a for a in nginx.addresses if a not in known)):
+            try:
+                said = await _ask(address, self._token)
+            except (OSError, TimeoutError, aiohttp.ClientError):
+                continue
+            self._address = address
+            return said
+        return ""
+
+
+async def _ask(address: tuple[str, int], token: str) -> str:
+    """One new connection, so that a new worker can take it."""
+    connector = aiohttp.TCPConnector(force_close=True)
+    timeout = aiohttp.ClientTimeout(total=0.5)
+    url = f"http://{address[0]}:{address[1]}/"
+    async with (
+        aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+        session.get(url, headers={"Host": token}) as response,
+    ):
+        text = await response.text()
+        return text.strip() if response.status == 200 else ""

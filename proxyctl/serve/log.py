@@ -1,0 +1,62 @@
+"""CycleReport -> one log line with its reason: readable on a terminal, JSON otherwise."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import structlog
+
+from proxyctl.model import CycleReport, Rejection
+
+
+def configure() -> None:
+    """Logs go to standard error; standard output belongs to data."""
+    terminal = sys.stderr.isatty()
+    renderer: structlog.typing.Processor
+    if terminal:
+        renderer = structlog.dev.ConsoleRenderer(colors="NO_COLOR" not in os.environ)
+    else:
+        renderer = structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+class CycleLog:
+    """Writes what a cycle did. A cycle that changed nothing is silent, and so is one that fails as the one before it did."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger()
+        self._rejections: frozenset[Rejection] = frozenset()
+        self._error = ""
+
+    def __call__(self, report: CycleReport) -> None:
+        facts = {"cycle": report.number, "reasons": "; ".join(report.reasons)}
+        if report.result == "live":
+            took = f"{sum(report.stages.values()) * 1000:.0f} ms"
+            self._log.info("live", digest=report.digest[:12], changes="; ".join(report.changes), took=took, **facts)
+        elif report.error and report.error != self._error:
+            self._log.error(report.result, error=report.error, **facts)
+        elif self._error and not report.error:
+            self._log.info("recovered", **facts)
+        self._error = report.error
+        now = frozenset(report.rejections)
+        for rejection in sorted(now - self._rejections, key=lambda r: (r.container, r.route, r.label)):
+            self._log.warning(
+                "rejected",
+                container=rejection.container,
+                route=rejection.route,
+                label=rejection.label,
+                problem=rejection.message,
+                hint=rejection.hint,
+            )
+        self._rejections = now

@@ -1,0 +1,104 @@
+"""What the controller must not forget, in `state.dir`: one JSON file with a schema number and a checksum, and the one before it.
+
+A file that is torn or foreign is not an empty state: the previous one is read, and without that one everything is learned from
+Docker again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from proxyctl.files import sync_directory, write_whole
+from proxyctl.model import Owner, ProbeKey
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    token: str
+    """The server name under which nginx tells its digest: 128 random bits."""
+    owners: Mapping[str, Owner] = field(default_factory=dict)
+    live_digest: str = ""
+    live_targets: tuple[ProbeKey, ...] = ()
+    """Targets that carried traffic when something was last Live: they start as healthy."""
+    joined: frozenset[str] = frozenset()
+    """Networks that proxyctl put nginx into, and takes it out of again."""
+
+
+class _File(msgspec.Struct):
+    schema: int
+    sha256: str
+    body: msgspec.Raw
+
+
+class HeldByAnother(Exception):  # noqa: N818
+    """Another controller works on this state directory."""
+
+
+class StateStore:
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "state.json"
+        self._previous = directory / "state.previous.json"
+        self._lock_path = directory / "lock"
+        self._lock: IO[str] | None = None
+        self.notes: list[str] = []
+        """What was wrong with the files that were read."""
+
+    def acquire(self) -> None:
+        """Takes the directory for this process, until it ends. Raises HeldByAnother, or OSError."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = self._lock_path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise HeldByAnother(f"{self._path.parent} is held by {holder}") from None
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        self._lock = lock
+
+    def load(self) -> State:
+        for path in (self._path, self._previous):
+            try:
+                return _decode(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            except (ValueError, msgspec.MsgspecError) as error:
+                self.notes.append(f"{path} is not usable: {error}")
+        return State(token=secrets.token_hex(16))
+
+    def save(self, state: State) -> None:
+        """Raises OSError; the state on disk is then the one before."""
+        if self._path.exists():
+            self._previous.unlink(missing_ok=True)
+            os.link(self._path, self._previous)
+        write_whole(self._path, _encode(state))
+        sync_directory(self._path.parent)
+
+
+def _encode(state: State) -> str:
+    body = msgspec.json.encode(state)
+    return msgspec.json.encode(_File(SCHEMA, hashlib.sha256(body).hexdigest(), msgspec.Raw(body))).decode()
+
+
+def _decode(raw: bytes) -> State:
+    file = msgspec.json.decode(raw, type=_File)
+    if file.schema != SCHEMA:
+        raise ValueError(f"schema {file.schema}, this release reads {SCHEMA}")
+    if hashlib.sha256(bytes(file.body)).hexdigest() != file.sha256:
+        raise ValueError("its checksum is wrong")
+    return msgspec.json.decode(file.body, type=State)

@@ -1,0 +1,149 @@
+"""Text that people write in labels and configuration -> typed values, by allow-list grammars.
+
+Every parser takes the text and returns the value, or raises `BadValue` with what is wrong and what to write instead.
+All patterns are matched in full and in ASCII: `$` would let a trailing newline pass, and `\\d` the digits of other scripts.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_NAME = 253
+"""Longest host name in characters (RFC 1035, section 2.3.4, without the root's dot)."""
+
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)", re.ASCII)
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_HOST_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
+_PATH = re.compile(r"(?:/[A-Za-z0-9._~+@:=-]+)*/?", re.ASCII)
+_REQUEST_TARGET = re.compile(r"/[!-\"$-~]{0,1023}", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
+_TRUE, _FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
+
+
+class BadValue(ValueError):  # noqa: N818 - reads as what it says at every raise
+    """`problem` says what is wrong with the text, `hint` what to write instead."""
+
+    def __init__(self, problem: str, hint: str) -> None:
+        super().__init__(f"{problem}: {hint}")
+        self.problem = problem
+        self.hint = hint
+
+
+def shown(text: str) -> str:
+    """Foreign text as it may be put into a message: quoted, printable, short."""
+    cut = text if len(text) <= 80 else text[:77] + "..."
+    return ascii(cut)
+
+
+def boolean(text: str) -> bool:
+    word = text.strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise BadValue(f"{shown(text)} is neither true nor false", "write true or false (yes/no, on/off, 1/0 also work)")
+
+
+def integer(text: str, low: int, high: int) -> int:
+    word = text.strip()
+    if re.fullmatch(r"[0-9]{1,9}", word, re.ASCII) and low <= int(word) <= high:
+        return int(word)
+    raise BadValue(f"{shown(text)} is not a number from {low} to {high}", f"write a whole number from {low} to {high}")
+
+
+def duration(text: str) -> float:
+    """`500ms`, `30s`, `5m`, `1h`, `2d` -> seconds."""
+    match = _DURATION.fullmatch(text.strip())
+    if match:
+        return float(match[1]) * _DURATION_UNITS[match[2]]
+    raise BadValue(f"{shown(text)} is not a duration", "write a number and a unit, like 500ms, 30s or 5m")
+
+
+def one_of(text: str, choices: tuple[str, ...]) -> str:
+    word = text.strip().lower()
+    if word in choices:
+        return word
+    raise BadValue(f"{shown(text)} is not one of {', '.join(choices)}", f"write {' or '.join(choices)}")
+
+
+def name(text: str) -> str:
+    """A service or network name."""
+    word = text.strip()
+    if _NAME.fullmatch(word):
+        return word
+    raise BadValue(f"{shown(text)} is not a name", "write letters, digits, dots, hyphens and underscores, 128 at the most")
+
+
+def comma_list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def host(text: str) -> str:
+    """A host name in lower case, or `*.` and a name (nginx's `server_name` accepts both)."""
+    word = text.strip().rstrip(".").lower()
+    bare = word.removeprefix("*.")
+    if not word.isascii():
+        raise BadValue(f"{shown(text)} is not ASCII", f"write the name in its xn-- form{_punycode(bare)}")
+    if "://" in word or "/" in word:
+        raise BadValue(f"{shown(text)} is an address, not a host name", "write the name alone; a path goes in `path`")
+    if ":" in word:
+        raise BadValue(f"{shown(text)} has a port", "write the name alone: nginx answers on its published ports")
+    if "*" in bare:
+        raise BadValue(f"{shown(text)} has a * inside", "a wildcard stands for the first label only, as *.example.com")
+    labels = bare.split(".")
+    if len(bare) > MAX_NAME or not all(_HOST_LABEL.fullmatch(label) for label in labels):
+        raise BadValue(f"{shown(text)} is not a host name", "write a name like app.example.com or *.example.com")
+    if labels[-1].isdigit():
+        raise BadValue(f"{shown(text)} is an IP address", "write a name: requests are told apart by their Host header")
+    return word
+
+
+def _punycode(bare: str) -> str:
+    try:
+        return f": {bare.encode('idna').decode('ascii')}"
+    except UnicodeError:
+        return ""
+
+
+def hosts(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(host(part) for part in comma_list(text)))
+    if not names:
+        raise BadValue("no host name", "write a name like app.example.com, or several with commas")
+    return names
+
+
+def path(text: str) -> str:
+    """A path prefix without its trailing slash; `/` stays `/`."""
+    word = text.strip()
+    if not word.startswith("/"):
+        raise BadValue(
+            f"{shown(text)} does not start with /", f"write /{word.lstrip('/')}" if word.isalnum() else "write a path like /git"
+        )
+    trimmed = word.rstrip("/") or "/"
+    segments = trimmed.split("/")[1:]
+    if len(word) > 200 or not _PATH.fullmatch(trimmed) or any(s in (".", "..") for s in segments):
+        raise BadValue(
+            f"{shown(text)} is not a path prefix", "write letters, digits and ._~+@:=- between slashes, as /git or /a/b"
+        )
+    return trimmed
+
+
+def request_target(text: str) -> str:
+    """A path with an optional query, for a health check."""
+    word = text.strip()
+    if _REQUEST_TARGET.fullmatch(word):
+        return word
+    raise BadValue(f"{shown(text)} is not a request path", "write a path like /healthz, without spaces")
+
+
+def status_ranges(text: str) -> tuple[tuple[int, int], ...]:
+    """`200-299,404` -> ((200, 299), (404, 404))."""
+    ranges = []
+    for part in comma_list(text):
+        match = re.fullmatch(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?", part, re.ASCII)
+        if not match or int(match[1]) > int(match[2] or match[1]):
+            raise BadValue(f"{shown(part)} is not a status code or a range of them", "write 200, or 200-399,404")
+        ranges.append((int(match[1]), int(match[2] or match[1])))
+    if not ranges:
+        raise BadValue("no status code", "write 200, or 200-399,404")
+    return tuple(ranges)
