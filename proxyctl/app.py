@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
 import structlog
 
+from proxyctl import __version__
 from proxyctl import config as configuration
 from proxyctl.config import Config, ConfigError
 from proxyctl.controller import Controller, Parts, Policy
-from proxyctl.model import CycleReport, EngineEvent, Probe, ProbeResult, RouteTable, Wake
+from proxyctl.model import CycleReport, EngineEvent, NginxWorker, Probe, ProbeResult, RouteTable, Wake
 from proxyctl.observe import events
 from proxyctl.observe.docker_host import DockerHost
 from proxyctl.observe.inventory import Inventory
@@ -25,6 +27,9 @@ from proxyctl.publish.nginx import NginxContainer, NginxSpec, bootstrap_view
 from proxyctl.publish.promote import Reference
 from proxyctl.publish.reload import Reloader
 from proxyctl.publish.test import Tester
+from proxyctl.serve import page, standing
+from proxyctl.serve.front import Front
+from proxyctl.serve.history import History
 from proxyctl.serve.log import CycleLog
 from proxyctl.state import StateStore
 
@@ -45,6 +50,12 @@ def read_templates(config_file: Path) -> dict[str, str]:
         name: ((own if (own / name).is_file() else shipped_templates()) / name).read_text(encoding="utf-8")
         for name in vhosts.TEMPLATES
     }
+
+
+def read_page(config_file: Path) -> str:
+    """The dashboard's template, the operator's own where there is one."""
+    own = config_file.parent / "templates" / page.TEMPLATE
+    return (own if own.is_file() else shipped_templates() / page.TEMPLATE).read_text(encoding="utf-8")
 
 
 def read_operator_files(config: Config) -> dict[str, str]:
@@ -97,22 +108,32 @@ class App:
         self.engine = DockerHost(config.docker.endpoint)
         self.wakes = events.Wakes()
         self.events = events.EngineEvents(self.engine, self.wakes, self._matters)
+        self.inventory = Inventory(self.engine, config.discovery.label_prefix, self._late)
         self.started = time.time()
-        self._sinks = [CycleLog()]
+        self._sinks: list[Callable[[CycleReport], None]] = [CycleLog()]
+        self.front: Front | None = None
         self.controller: Controller | None = None
 
     def _matters(self, event: EngineEvent) -> bool:
-        """Our own reloads come back as `kill` events of the nginx container."""
+        """Events of what is routed, and of nginx, whose `kill` events by SIGHUP are mostly our own reloads."""
+        if self.front:
+            self.front.metrics.event(event.action)
         nginx = self.controller.nginx if self.controller else None
-        return not (event.action == "kill" and event.signal == HUP and nginx and nginx.id == event.container_id)
+        if nginx and nginx.id == event.container_id:
+            return not (event.action == "kill" and event.signal == HUP)
+        return self.inventory.concerns(event)
+
+    def _late(self, container_id: str, failed: bool) -> None:  # noqa: FBT001 - a callback's two facts
+        again = frozenset({container_id} if failed else ())
+        self.wakes.post(Wake((f"read {container_id[:12]}",), again, at=time.monotonic()))
 
     def _told(self, report: CycleReport) -> None:
         for sink in self._sinks:
             sink(report)
 
-    def _changed(self, probe: Probe, result: ProbeResult) -> None:
+    def _changed(self, probe: Probe, result: ProbeResult, since: float) -> None:
         reason = f"{probe.target.address}:{probe.target.port} is {result.state}"
-        self.wakes.post(Wake((reason,), at=time.monotonic()))
+        self.wakes.post(Wake((reason,), at=since))
 
     async def build(self) -> Controller:
         """Takes the state directory and prepares everything that needs no engine to answer."""
@@ -131,22 +152,22 @@ class App:
         reference = Reference(config.nginx_dir, config.runtime_dir, view.conf_dir)
         if not reference.current():
             reference.bootstrap(await drafts.write(policy.renderer.render(RouteTable(), view, policy.nginx, {})))
-        container = NginxContainer(self.engine, await self._nginx_spec())
+        container = NginxContainer(self.engine, await self.nginx_spec())
         parts = Parts(
-            inventory=Inventory(self.engine, config.discovery.label_prefix),
+            inventory=self.inventory,
             prober=Prober(self._changed),
             container=container,
             drafts=drafts,
             tester=Tester(self.engine),
             reference=reference,
-            reloader=Reloader(self.engine, state.token),
+            reloader=Reloader(self.engine, state.token, config.workers),
             store=self.store,
             wakes=self.wakes,
         )
         self.controller = Controller(parts, policy, state, self._told)
         return self.controller
 
-    async def _nginx_spec(self) -> NginxSpec:
+    async def nginx_spec(self) -> NginxSpec:
         """Directories as the host knows them: a controller in a container reads them from its own mounts."""
         config = self.config
         return NginxSpec(
@@ -161,13 +182,36 @@ class App:
             label_prefix=config.discovery.label_prefix,
         )
 
+    def _build_front(self, controller: Controller) -> Front:
+        place = standing.Place(
+            version=__version__,
+            endpoint=self.engine.endpoint,
+            nginx_container=self.config.nginx.container,
+            label_prefix=self.config.discovery.label_prefix,
+            resync=self.config.discovery.resync,
+            started_unix=self.started,
+        )
+
+        def read(history: History) -> standing.Standing:
+            return standing.read(controller, place, history, connected=self.events.connected)
+
+        async def workers() -> Sequence[NginxWorker]:
+            nginx = controller.nginx
+            return await Reloader(self.engine, "", 0).workers(nginx) if nginx else []
+
+        return Front(self.config, read, workers, lambda: read_page(self.config_file))
+
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. nginx goes on with what is live."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         controller = await self.build()
+        self.front = self._build_front(controller)
+        self._sinks += self.front.sinks
         try:
+            await self.front.start()
+            self.wakes.post(Wake(("start",), relist=True))
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(controller.run(), name="controller"),
@@ -182,6 +226,8 @@ class App:
             await self.close()
 
     async def close(self) -> None:
+        if self.front:
+            await self.front.close()
         if self.controller:
             await self.controller.close()
         self.engine.close()

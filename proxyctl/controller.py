@@ -40,7 +40,7 @@ from proxyctl.state import State, StateStore
 
 KEEP_GENERATIONS = 5
 RETRY_AFTER = 30.0
-"""Seconds before a digest that could not be made live is tried again, unless something changes."""
+"""The longest pause in seconds between two attempts after a failure."""
 BURST, WINDOW = 8, 5.0
 """Reloads at once, and the seconds in which there may be no more: old workers live on for a while after each."""
 
@@ -99,7 +99,7 @@ class Controller:
         self._told = told
         self._number = 0
         self._kept: deque[FileSet] = deque(maxlen=KEEP_GENERATIONS)
-        self._failed: tuple[str, float] = ("", 0.0)
+        self._failures = 0
         self._reloads: deque[float] = deque(maxlen=BURST)
         self._snapshot = Snapshot({})
         self._unjoinable: Mapping[str, str] = {}
@@ -112,6 +112,11 @@ class Controller:
         """Whether what is live is what is wanted, as of the latest cycle."""
         self.beat = time.monotonic()
         """When the loop last showed that it is alive (monotonic)."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The containers as of the latest cycle that could read them."""
+        return self._snapshot
 
     async def run(self) -> None:
         while True:
@@ -140,10 +145,8 @@ class Controller:
         """One whole decision. Never raises for what the outside world does: the report says it."""
         self._number += 1
         course = _Course(self._number, wake)
-        self.in_sync = False
         try:
             await self._decide(course)
-            self.in_sync = True
         except EngineUnavailable as error:
             course.result, course.error = "unreadable", str(error)
         except Refused as error:
@@ -152,6 +155,8 @@ class Controller:
             course.result, course.error = "restored", error.reason
         except (EngineRefused, NginxMissing, OSError, TemplateError, ValueError) as error:
             course.result, course.error = "failed", f"{error}"
+        self.in_sync = not course.error
+        self._try_again(course)
         report = CycleReport(
             number=course.number,
             at_unix=time.time(),
@@ -168,6 +173,13 @@ class Controller:
         self.beat = time.monotonic()
         self._told(report)
         return report
+
+    def _try_again(self, course: _Course) -> None:
+        """A cycle that failed may have swallowed an event: everything is read anew, soon at first and then less often."""
+        self._failures = self._failures + 1 if course.error else 0
+        if self._failures:
+            pause = min(2.0 ** (self._failures - 1), RETRY_AFTER)
+            asyncio.get_running_loop().call_later(pause, self._parts.wakes.post, Wake(("try again",), relist=True))
 
     # ------------------------------------------------------------ deciding
 
@@ -253,9 +265,6 @@ class Controller:
     # ------------------------------------------------------------ publishing
 
     async def _publish(self, course: _Course, fileset: FileSet, nginx: NginxInstance, plan: Plan) -> None:
-        digest, failed_at = self._failed
-        if digest == fileset.digest and time.monotonic() - failed_at < RETRY_AFTER and not course.wake.relist:
-            raise NotProved("the same configuration failed a moment ago; it is tried again at the next resync")
         parts = self._parts
         with course.stage("write"):
             draft = await parts.drafts.write(fileset)
@@ -266,7 +275,6 @@ class Controller:
         try:
             await self._reload(course, published, nginx, plan)
         except NotProved as error:
-            self._failed = (fileset.digest, time.monotonic())
             await self._put_back(course, published, nginx, plan, error)
         course.result = "live"
         if course.wake.at:

@@ -77,12 +77,14 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class EngineEvent:
-    """One line of the engine's event stream. `signal` is 0 unless the action is `kill`."""
+    """One line of the engine's event stream. `signal` is 0 unless the action is `kill`; `labels` is None when the event does
+    not tell them (network events)."""
 
     action: str
     container_id: str
     signal: int
     at_unix: float
+    labels: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

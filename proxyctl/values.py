@@ -6,6 +6,7 @@ All patterns are matched in full and in ASCII: `$` would let a trailing newline 
 
 from __future__ import annotations
 
+import math
 import re
 
 MAX_NAME = 253
@@ -51,12 +52,15 @@ def integer(text: str, low: int, high: int) -> int:
     raise BadValue(f"{shown(text)} is not a number from {low} to {high}", f"write a whole number from {low} to {high}")
 
 
-def duration(text: str) -> float:
-    """`500ms`, `30s`, `5m`, `1h`, `2d` -> seconds."""
+def duration(text: str, low: float = 0.0, high: float = math.inf) -> float:
+    """`500ms`, `30s`, `5m`, `1h`, `2d` -> seconds, from `low` to `high` of them."""
     match = _DURATION.fullmatch(text.strip())
-    if match:
-        return float(match[1]) * _DURATION_UNITS[match[2]]
-    raise BadValue(f"{shown(text)} is not a duration", "write a number and a unit, like 500ms, 30s or 5m")
+    if not match:
+        raise BadValue(f"{shown(text)} is not a duration", "write a number and a unit, like 500ms, 30s or 5m")
+    seconds = float(match[1]) * _DURATION_UNITS[match[2]]
+    if not low <= seconds <= high:
+        raise BadValue(f"{shown(text)} is not from {low * 1000:g} ms to {high:g} s", "write a duration in between")
+    return seconds
 
 
 def one_of(text: str, choices: tuple[str, ...]) -> str:
@@ -82,7 +86,7 @@ def host(text: str) -> str:
     """A host name in lower case, or `*.` and a name (nginx's `server_name` accepts both)."""
     word = text.strip().rstrip(".").lower()
     bare = word.removeprefix("*.")
-    if not word.isascii():
+    if not text.strip().isascii():  # asked of the text: the Kelvin sign is a k in lower case
         raise BadValue(f"{shown(text)} is not ASCII", f"write the name in its xn-- form{_punycode(bare)}")
     if "://" in word or "/" in word:
         raise BadValue(f"{shown(text)} is an address, not a host name", "write the name alone; a path goes in `path`")
@@ -99,9 +103,10 @@ def host(text: str) -> str:
 
 
 def _punycode(bare: str) -> str:
+    """The name to write instead, when there is one."""
     try:
-        return f": {bare.encode('idna').decode('ascii')}"
-    except UnicodeError:
+        return f": {host(bare.encode('idna').decode('ascii'))}" if len(bare) <= MAX_NAME else ""
+    except ValueError:
         return ""
 
 
@@ -116,9 +121,8 @@ def path(text: str) -> str:
     """A path prefix without its trailing slash; `/` stays `/`."""
     word = text.strip()
     if not word.startswith("/"):
-        raise BadValue(
-            f"{shown(text)} does not start with /", f"write /{word.lstrip('/')}" if word.isalnum() else "write a path like /git"
-        )
+        right = len(word) < 80 and _PATH.fullmatch(f"/{word}")
+        raise BadValue(f"{shown(text)} does not start with /", f"write /{word}" if right else "write a path like /git")
     trimmed = word.rstrip("/") or "/"
     segments = trimmed.split("/")[1:]
     if len(word) > 200 or not _PATH.fullmatch(trimmed) or any(s in (".", "..") for s in segments):

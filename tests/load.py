@@ -1,7 +1,8 @@
-"""Traffic against one host name: new connections at a fixed rate beside keep-alive clients, and every single request accounted for.
+"""Traffic against one host name: new connections at a fixed rate beside keep-alive clients, every request accounted for.
 
-Open loop: a request is due when the clock says so, whether or not the ones before it were answered. It runs in a thread with a
-loop of its own, so that a test can go on stopping containers meanwhile. Bounded: in time, in requests under way, in what it keeps.
+Open loop: a request is due when the clock says so, whether or not the ones before it were answered. It runs in a thread with
+a loop of its own, so that a test can go on stopping containers meanwhile. Bounded: in time, in requests under way, in what it
+keeps.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
 Kind = Literal["new", "kept"]
 Method = Literal["GET", "POST"]
@@ -125,7 +126,7 @@ class Load:
         self._failure: BaseException | None = None
         self._began = self._ended = self._cpu = 0.0
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -296,7 +297,7 @@ def _closed(connection: socket.socket) -> bool:
 
 
 async def _answer(connection: socket.socket) -> tuple[int, str, bool]:
-    """(status, X-Backend, whether the connection ends with it) of a whole answer, which has a Content-Length or ends the connection."""
+    """(status, X-Backend, whether the connection ends with it). An answer without a Content-Length ends the connection."""
     loop = asyncio.get_running_loop()
     received = b""
     while (end := received.find(b"\r\n\r\n")) < 0:

@@ -1,5 +1,5 @@
-"""A real engine for tests and benchmarks: what one `Rig` makes (controllers, their nginx, containers, networks, files) is its own, and
-`close()` removes all of it.
+"""A real engine for tests and benchmarks: what one `Rig` makes (controllers with their nginx, containers, networks, files) is
+its own, and `close()` removes all of it.
 
 Each rig has a label prefix that no other has, so that any number of them share one engine. Traffic goes to 127.0.0.1 only.
 """
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self, cast
 
 import docker
 from docker.errors import APIError
@@ -48,7 +48,7 @@ def endpoint() -> str:
 
 def connect() -> docker.APIClient:
     """A client that several threads may use."""
-    settings = dict(kwargs_from_env())
+    settings: dict[str, Any] = dict(kwargs_from_env())
     if endpoint():
         settings["base_url"] = endpoint()
     return docker.APIClient(version="auto", timeout=60, num_pools=32, **settings)
@@ -141,7 +141,7 @@ class Box:
 class Controller:
     """`proxyctl run` with a configuration, a state directory and an nginx of its own. Can be ended and started again."""
 
-    def __init__(self, directory: Path, prefix: str, sections: Sections) -> None:
+    def __init__(self, directory: Path, prefix: str, nginx: str, sections: Sections) -> None:
         self.directory = directory
         self.prefix = prefix
         self.port = free_port()
@@ -149,7 +149,7 @@ class Controller:
         self.socket = directory / "api.sock"
         self.config = directory / "config.toml"
         self.log = directory / "log"
-        self.nginx = f"{prefix}-nginx"
+        self.nginx = nginx
         self._process: subprocess.Popen[bytes] | None = None
         own: Sections = {
             "docker": {"endpoint": endpoint()},
@@ -233,14 +233,21 @@ class Controller:
         """A request through nginx."""
         return ask(self.port, host, path, method=method)
 
-    def wait_for(self, host: str, status: int = 200, path: str = "/", within: float = 10.0, backend: str = "") -> Answer:
-        """Until the host answers so (and this backend does, when one is named)."""
-        answer = Answer(0, {}, "")
+    def wait_for(
+        self, host: str, status: int = 200, path: str = "/", *, within: float = 10.0, backend: str = "", steady: float = 0.3
+    ) -> Answer:
+        """Until the host answers so (and this backend does, when one is named), and does for `steady` seconds: workers from
+        before a reload accept for another 100 ms."""
+        answer, since = Answer(0, {}, ""), 0.0
 
         def answered() -> bool:
-            nonlocal answer
+            nonlocal answer, since
             answer = self.ask(host, path)
-            return answer.status == status and backend in ("", answer.backend)
+            if answer.status != status or backend not in ("", answer.backend):
+                since = 0.0
+                return False
+            since = since or time.monotonic()
+            return time.monotonic() - since >= steady
 
         try:
             until(answered, within, f"{status} from {host}{path} {backend}".strip())
@@ -253,7 +260,7 @@ class Controller:
     def records(self, event: str = "") -> list[dict[str, Any]]:
         """The log's lines, all or those of one event (`live`, `rejected`)."""
         found = []
-        for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in self._lines():
             with suppress(ValueError):
                 record = json.loads(line)
                 if isinstance(record, dict) and event in ("", record.get("event")):
@@ -262,7 +269,10 @@ class Controller:
 
     def tail(self, lines: int = 20) -> str:
         """The log's end, for messages."""
-        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+        return "\n".join(self._lines()[-lines:])
+
+    def _lines(self) -> list[str]:
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
 
 
 class Rig:
@@ -276,7 +286,7 @@ class Rig:
         self._controllers: list[Controller] = []
         self._count = 0
 
-    def __enter__(self) -> Rig:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -289,9 +299,10 @@ class Rig:
 
     def controller(self, sections: Sections | None = None, *, start: bool = True, prefix: str = "") -> Controller:
         """A controller that sees this rig's containers. `sections` changes its configuration: {"health": {"interval": "1s"}}."""
-        directory = self.directory / f"controller{len(self._controllers)}"
+        number = len(self._controllers)
+        directory = self.directory / f"controller{number}"
         directory.mkdir()
-        made = Controller(directory, prefix or self.prefix, sections or {})
+        made = Controller(directory, prefix or self.prefix, f"{self.run}-nginx{number}", sections or {})
         self._controllers.append(made)
         if start:
             made.start()
@@ -323,7 +334,8 @@ class Rig:
             **settings,
         }
         full = f"{self.run}-{short}"
-        return Box(self.client, str(self.client.create_container_from_config(config, full)["Id"]), full)
+        create = cast("Callable[[Mapping[str, Any], str], dict[str, Any]]", self.client.create_container_from_config)
+        return Box(self.client, str(create(config, full)["Id"]), full)
 
     def run_container(self, labels: Mapping[str, str] | None = None, **settings: Any) -> Box:
         """As create_container, and started."""
@@ -347,13 +359,15 @@ class Rig:
         for controller in self._controllers:
             if controller.running:
                 controller.kill()
-        mine = [f"{TESTBED}.run={self.run}", *sorted({f"{c.prefix}.nginx=true" for c in self._controllers})]
-        ids = {str(c["Id"]) for label in mine for c in self.client.containers(all=True, filters={"label": label})}
+        mine = {"label": f"{TESTBED}.run={self.run}"}
+        names = [c.nginx for c in self._controllers]
+        names += [str(found["Id"]) for found in self.client.containers(all=True, filters=mine)]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(lambda found: Box(self.client, found, "").remove(), ids))
-        for label in mine:
-            for network in self.client.networks(filters={"label": label}):
-                with suppress(APIError):
-                    self.client.remove_network(network["Id"])
+            list(pool.map(lambda name: Box(self.client, name, name).remove(), names))
+        networks = [f"0-{c.nginx}" for c in self._controllers]
+        networks += [str(found["Id"]) for found in self.client.networks(filters=mine)]
+        for network in networks:
+            with suppress(APIError):
+                self.client.remove_network(network)
         self.client.close()
         shutil.rmtree(self.directory, ignore_errors=True)

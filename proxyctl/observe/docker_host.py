@@ -234,7 +234,8 @@ def _event(raw: Mapping[str, Any]) -> EngineEvent | None:
     else:
         return None
     number = _signal_number(attributes.get("signal", "")) if action == "kill" else 0
-    return EngineEvent(action.partition(":")[0], str(container_id), number, float(raw.get("timeNano", 0)) / 1e9)
+    labels = attributes if kind == "container" else None
+    return EngineEvent(action.partition(":")[0], str(container_id), number, float(raw.get("timeNano", 0)) / 1e9, labels)
 
 
 def _signal_number(text: str) -> int:

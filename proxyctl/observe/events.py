@@ -112,14 +112,19 @@ async def tick(wakes: Wakes, seconds: float) -> None:
 async def changes(folders: Iterable[Path], wanted: Callable[[Path], bool]) -> AsyncIterator[frozenset[Path]]:
     """Wanted files that came, went or changed directly in `folders`, in batches. Folders may appear later."""
     every = list(folders)
+    seen = {folder for folder in every if folder.is_dir()}
     while True:
-        existing = [folder for folder in every if folder.is_dir()]
-        if not existing:
+        there = {folder for folder in every if folder.is_dir()}
+        appeared = frozenset(path for folder in there - seen for path in folder.iterdir() if wanted(path))
+        if appeared:
+            yield appeared
+        seen = there
+        if not there:
             await asyncio.sleep(LOOK_AGAIN)
             continue
         watch = awatch(
-            *existing,
-            watch_filter=lambda _, path: wanted(Path(path)),
+            *there,
+            watch_filter=lambda _, path: wanted(Path(path)) or Path(path) in every,
             step=50,
             debounce=200,
             recursive=False,
@@ -127,7 +132,8 @@ async def changes(folders: Iterable[Path], wanted: Callable[[Path], bool]) -> As
             yield_on_timeout=True,
         )
         async for batch in watch:
-            if batch:
-                yield frozenset(Path(path) for _, path in batch)
-            if [folder for folder in every if folder.is_dir()] != existing:
+            paths = frozenset(path for path in (Path(text) for _, text in batch) if wanted(path))
+            if paths:
+                yield paths
+            if {folder for folder in every if folder.is_dir()} != there:
                 break

@@ -26,9 +26,10 @@ AT_ONCE = 128
 
 
 class Prober:
-    """Keeps one task for each watched target. `changed` is called when a target's state changes."""
+    """Keeps one task for each watched target. `changed` is called when a target's state changes, with
+    the monotonic time at which what led to it began: for a target that has warmed up, when it was first seen."""
 
-    def __init__(self, changed: Callable[[Probe, ProbeResult], None]) -> None:
+    def __init__(self, changed: Callable[[Probe, ProbeResult, float], None]) -> None:
         self._changed = changed
         self._watched: dict[ProbeKey, _Watch] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -55,8 +56,8 @@ class Prober:
         if self._session:
             await self._session.close()
 
-    def tell(self, probe: Probe, result: ProbeResult) -> None:
-        self._changed(probe, result)
+    def tell(self, probe: Probe, result: ProbeResult, since: float) -> None:
+        self._changed(probe, result, since)
 
     async def check(self, probe: Probe) -> str:
         """One check: empty when it passes, else the reason in a few words."""
@@ -94,7 +95,7 @@ class _Watch:
         self._prober = prober
         self._good = 0
         self._bad = 0
-        self._reason = ""
+        self._born = time.monotonic()
         passes = healthy or probe.check.type == "none"
         self.result = ProbeResult("healthy" if passes else "warming", "", time.time())
         self._task = asyncio.create_task(self._run(), name=f"probe {probe.target.address}:{probe.target.port}")
@@ -126,7 +127,7 @@ class _Watch:
         now = time.time() if state != before else self.result.since_unix
         self.result = ProbeResult(state, reason, now)  # type: ignore[arg-type]
         if state != before:
-            self._prober.tell(self._probe, self.result)
+            self._prober.tell(self._probe, self.result, self._born if before == "warming" else time.monotonic())
 
     async def _run(self) -> None:
         if self._probe.check.type in ("none", "docker"):

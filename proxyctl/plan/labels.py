@@ -22,6 +22,8 @@ SCHEMES = ("http", "https", "grpc", "grpcs")
 HEALTH_TYPES = ("http", "tcp", "docker", "none")
 MAX_ROUTES = 32
 MAX_HOSTS = 64
+DEFAULT_ROUTE = "default"
+"""What the route of the plain labels is called."""
 
 ROUTE_KEYS: Mapping[str, Parser] = {
     "host": values.hosts,
@@ -37,8 +39,8 @@ TARGET_KEYS: Mapping[str, Parser] = {
     "health.path": values.request_target,
     "health.port": lambda text: values.integer(text, 1, 65535),
     "health.host": values.host,
-    "health.interval": values.duration,
-    "health.timeout": values.duration,
+    "health.interval": lambda text: values.duration(text, 0.1, 3600),
+    "health.timeout": lambda text: values.duration(text, 0.01, 300),
     "health.rise": lambda text: values.integer(text, 1, 100),
     "health.fall": lambda text: values.integer(text, 1, 100),
     "health.status": values.status_ranges,
@@ -133,7 +135,7 @@ class _Reader:
         label = f"{self.defaults.prefix}.{f'routes.{route}.' if route else ''}{key}"
         self.refused.add(route)
         self.rejections.append(
-            Rejection(self.container.id, self.container.name, route or "default", reason, label, problem, hint)
+            Rejection(self.container.id, self.container.name, route or DEFAULT_ROUTE, reason, label, problem, hint)
         )
 
     def group(self, mine: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -143,14 +145,14 @@ class _Reader:
             route, key = _PLAIN, full
             if full.startswith("routes."):
                 route, _, key = full.removeprefix("routes.").partition(".")
-                if not _ROUTE_NAME.fullmatch(route) or not key:
-                    hint = "write routes.NAME.host, NAME in lower-case letters, digits and hyphens"
+                if not _ROUTE_NAME.fullmatch(route) or route == DEFAULT_ROUTE or not key:
+                    hint = f"write routes.NAME.host, NAME in lower-case letters, digits and hyphens, not {DEFAULT_ROUTE}"
                     self.reject(_PLAIN, "unknown-label", values.shown(full)[1:-1], "not a route label", hint)
                     continue
+            groups.setdefault(route, {})
             parser = self._parser(route, key)
             if parser is None:
                 continue
-            groups.setdefault(route, {})
             try:
                 groups[route][key] = parser(text)
             except BadValue as bad:
@@ -186,7 +188,7 @@ class _Reader:
         if not hosts or not port or not health:
             return None
         return RouteSpec(
-            name=name or "default",
+            name=name or DEFAULT_ROUTE,
             hosts=hosts,
             path=found.get("path", "/"),
             strip_path=found.get("strip-path", False),

@@ -90,7 +90,7 @@ def plan(inputs: Inputs) -> Plan:
             for host in route.hosts:
                 claims[host, route.path].append(claim)
             if claim.target and claim.target != PENDING:
-                probe = Probe(claim.target, route.name, route.health, container.health, route.scheme)
+                probe = _probe(claim, claim.target)
                 probes[probe.key] = probe
     owners, owned = _settle(inputs, claims, rejections)
     held = {key for key, group in owned.items() if _is_warming_up(inputs, key, group)}
@@ -116,7 +116,7 @@ def _is_warming_up(inputs: Inputs, key: tuple[str, str], group: list[_Claim]) ->
 
 
 def _is_young(inputs: Inputs, claim: _Claim) -> bool:
-    if claim.target == PENDING:
+    if claim.container.state == "created":
         return True
     result = inputs.standing.get((claim.target, claim.route.name)) if claim.target else None
     return claim.target is not None and (
@@ -155,10 +155,17 @@ def _claim(
             return _Claim(spec, route, container, target)
 
 
+def _probe(claim: _Claim, target: Target) -> Probe:
+    """A target behind a published port is checked through that port."""
+    route = claim.route
+    check = replace(route.health, port=target.port) if route.health.port == route.port else route.health
+    return Probe(target, route.name, check, claim.container.health, route.scheme)
+
+
 def _rejection(
     inputs: Inputs, spec: ServiceSpec, route: RouteSpec, reason: RejectionReason, key: str, message: str, hint: str
 ) -> Rejection:
-    label = f"{inputs.defaults.prefix}.{'' if route.name == 'default' else f'routes.{route.name}.'}{key}"
+    label = f"{inputs.defaults.prefix}.{'' if route.name == labels.DEFAULT_ROUTE else f'routes.{route.name}.'}{key}"
     return Rejection(spec.container_id, spec.container, route.name, reason, label, message, hint)
 
 

@@ -19,6 +19,8 @@ from proxyctl.publish.nginx import Engine, NginxInstance
 from proxyctl.publish.promote import Published
 
 ASK_EVERY = 0.004
+SETTLE = 2.0
+"""Seconds in which more workers than configured mean that one from before, started after it was last looked, still serves."""
 RETIRE_AFTER = 0.1
 """Seconds that nginx waits before it tells old workers to end."""
 LOG_AFTER = 0.4
@@ -49,8 +51,9 @@ class Live:
 
 
 class Reloader:
-    def __init__(self, engine: Engine, token: str) -> None:
+    def __init__(self, engine: Engine, token: str, workers: int) -> None:
         self._engine = engine
+        self._workers = workers
         self._token = token
         self._address: tuple[str, int] | None = None
         self.signals = 0
@@ -91,7 +94,8 @@ class Reloader:
         await asyncio.sleep(max(0.0, began + RETIRE_AFTER - time.monotonic()))
         while True:
             serving = frozenset(w.pid for w in await self.workers(nginx) if not w.shutting_down)
-            if serving and not serving & old:
+            settled = len(serving) <= self._workers or time.monotonic() - began > SETTLE
+            if serving and not serving & old and settled:
                 return Live(published.digest, nginx.id, nginx.started_at, serving)
             if time.monotonic() - began > GIVE_UP:
                 raise NotProved(f"{len(serving & old)} workers from before the reload still serve")

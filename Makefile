@@ -1,0 +1,45 @@
+# What a contributor types. The work is in scripts/.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+export PYTHON ?= python3
+ENGINE = engine="$$(scripts/testbed env)"; eval "$$engine";
+
+.PHONY: help setup run demo test check bench lock image clean
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.* ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## Debian packages, .venv, a Docker engine, the images of the tests
+	scripts/testbed setup
+
+run: export PROXYCTL_STATE__DIR = $(CURDIR)/.testbed/run/state
+run: export PROXYCTL_STATE__RUNTIME = $(CURDIR)/.testbed/run/runtime
+run: export PROXYCTL_API__SOCKET = .testbed/run/api.sock
+run: export PROXYCTL_NGINX__IMAGE = proxyctl-testbed/nginx:1.31.3
+run: export PROXYCTL_NGINX__PULL = never
+run: export PROXYCTL_NGINX__PUBLISH = ["127.0.0.1:18080:80"]
+run: setup ## the controller, in the foreground; nginx at http://127.0.0.1:18080
+	$(ENGINE) exec .venv/bin/proxyctl run
+
+demo: setup ## what it does, in a few minutes; KEEP=1 leaves it running
+	$(ENGINE) .venv/bin/python examples/demo/demo.py $(if $(KEEP),--keep)
+
+test: setup check ## everything: setup, check, tests
+	$(ENGINE) .venv/bin/pytest
+
+check: ## format, lint, types, borders; needs no engine
+	scripts/testbed venv
+	scripts/check
+
+bench: setup ## the figures of the documentation, measured here
+	$(ENGINE) .venv/bin/python -m benchmarks
+
+lock: ## resolves pyproject.toml again into requirements/
+	scripts/lock
+
+image: ## the controller's image, proxyctl; BASE_IMAGE=... on another base
+	$(ENGINE) docker build --tag proxyctl $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) .
+
+clean: ## removes all that setup made, but packages: also the private engine, which other clones share
+	scripts/testbed clean

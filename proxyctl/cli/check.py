@@ -1,0 +1,87 @@
+"""`proxyctl check`: what would be refused, before it is: settings, templates, and labels of an engine or a compose file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from proxyctl.cli.options import DONE, NEGATIVE, UNREACHABLE, USAGE, Command, Options, Stop, json_option
+from proxyctl.cli.output import clean, say, styled
+from proxyctl.cli.status import rejection_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxyctl.model import Rejection
+
+
+@click.command(cls=Command)
+@click.argument("file", required=False, type=click.Path(path_type=Path, allow_dash=True))
+@json_option
+@click.pass_obj
+def check(options: Options, file: Path | None, *, as_json: bool) -> int:
+    """Check configuration, templates and the labels of all containers; or those of a compose FILE, before anything runs.
+
+    Exit status 1 when something would be rejected.
+    """
+    notes: list[str] = []
+    rejections, what = _compose(options, file, notes) if file else _engine(options, notes)
+    if as_json:
+        import msgspec
+
+        answer = {"schema": 1, "ok": not rejections, "checked": what, "rejections": rejections, "notes": notes}
+        click.echo(msgspec.json.encode(answer))
+        return NEGATIVE if rejections else DONE
+    for note in notes:
+        click.echo(f"proxyctl: {clean(note)}", err=True)
+    for rejection in rejections:
+        for line in rejection_lines(rejection):
+            say(line)
+    say(styled(f"{what}: {_count(rejections)}", "fail" if rejections else "ok"))
+    return NEGATIVE if rejections else DONE
+
+
+def _count(rejections: Sequence[Rejection]) -> str:
+    return f"{len(rejections)} rejected" if rejections else "nothing would be rejected"
+
+
+def _engine(options: Options, notes: list[str]) -> tuple[tuple[Rejection, ...], str]:
+    """Raises Stop for configuration and templates; an engine that does not answer is a note."""
+    from proxyctl.app import App
+    from proxyctl.cli import offline
+
+    app = App(options.config(), options.config_file)
+    offline.read_policy(app, offline.NO_TOKEN)
+    app.engine.close()
+    try:
+        plan = offline.draw(options, lambda text: None if "counts as healthy" in text else notes.append(text)).plan
+    except Stop as stop:
+        if stop.status != UNREACHABLE:
+            raise
+        notes.append(f"{stop}; labels are not checked")
+        return (), "configuration and templates"
+    return plan.rejections, "configuration, templates and labels"
+
+
+def _compose(options: Options, file: Path, notes: list[str]) -> tuple[tuple[Rejection, ...], str]:
+    """Raises Stop."""
+    from proxyctl.app import label_defaults
+    from proxyctl.cli import compose
+
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Stop(f"{file}: {getattr(error, 'strerror', None) or error}", USAGE) from error
+    project = Path.cwd().name if str(file) == "-" else file.absolute().parent.name
+    defaults = label_defaults(options.config())
+    try:
+        verdict = compose.check(text, str(file), project, defaults)
+    except compose.NotCompose as error:
+        raise Stop(str(error), USAGE) from error
+    if not verdict.services:
+        notes.append(f"no service in it has a label that starts with {defaults.prefix}.")
+    notes.extend(verdict.notes)
+    return verdict.rejections, f"{file}, {verdict.services} service{'' if verdict.services == 1 else 's'} with labels"

@@ -1,0 +1,214 @@
+"""Configuration -> Findings about the host, the engine, the nginx container and the controller. Looks, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from proxyctl.app import App
+from proxyctl.cli.client import Refused, TimedOut, Unreachable, connect
+from proxyctl.config import Config
+from proxyctl.model import EngineRefused, EngineUnavailable
+from proxyctl.publish.nginx import NginxContainer, NginxInstance, NginxMissing
+from proxyctl.serve import listeners
+
+LOW_SPACE, NO_SPACE = 200 << 20, 10 << 20
+"""Free bytes: worth a warning; nothing can be published soon."""
+SEAMLESS = (1, 27, 4)
+"""The first nginx with `keepalive_min_timeout`."""
+SAFE = (1, 30, 1)
+"""The first one with the fixes of the script engine and rewrite (nginx.org/en/security_advisories.html)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    standing: Literal["ok", "warn", "fail"]
+    what: str
+    found: str
+    todo: str = ""
+
+
+async def examine(config: Config, config_file: Path, api_socket: Path) -> list[Finding]:
+    app = App(config, config_file)
+    try:
+        running = await _controller(api_socket)
+        engine = await _engine(app)
+        findings = [engine]
+        if engine.standing != "fail":
+            findings += [finding async for finding in _nginx(app)]
+        findings += _directories(config)
+        findings.append(running)
+        findings += _ports(config, controller_runs=running.standing == "ok")
+    finally:
+        app.engine.close()
+    return findings
+
+
+# ---------------------------------------------------------------- Docker
+
+
+async def _engine(app: App) -> Finding:
+    try:
+        info = await app.engine.info()
+    except EngineUnavailable as error:
+        return Finding("fail", "engine", str(error), _reach(app.engine.endpoint))
+    except EngineRefused as error:
+        return Finding("fail", "engine", f"{app.engine.endpoint} refuses: {error}", "upgrade Docker, or its API proxy's rules")
+    return Finding("ok", "engine", f"Docker {info.version}, API {info.api_version}, at {info.endpoint}")
+
+
+def _reach(endpoint: str) -> str:
+    path = Path(endpoint.removeprefix("unix://"))
+    if not endpoint.startswith("unix://"):
+        return "check docker.endpoint (or DOCKER_HOST) and its TLS settings"
+    if not path.exists():
+        return f"start Docker; in a container, mount the socket: -v {path}:{path}; elsewhere, set docker.endpoint"
+    if not os.access(path, os.R_OK | os.W_OK):
+        group = path.stat().st_gid
+        return f"the socket belongs to group {group}: run as a member of it (in a container: --group-add {group})"
+    return "look whether Docker runs: systemctl status docker"
+
+
+async def _nginx(app: App) -> AsyncIterator[Finding]:
+    name = app.config.nginx.container
+    try:
+        raw = await app.engine.inspect_raw(name)
+        if raw is None:
+            made = app.config.nginx.create
+            todo = "it is made at `proxyctl run`" if made else "start it, or set nginx.create = true"
+            yield Finding("warn" if made else "fail", "nginx", f"there is no container {name}", todo)
+            return
+        if not raw["State"]["Running"]:
+            yield Finding(
+                "warn", "nginx", f"{name} is {raw['State']['Status']}", f"docker start {name}; docker logs {name} tells why"
+            )
+            return
+        nginx = await NginxContainer(app.engine, replace(await app.nginx_spec(), create=False)).ensure()
+    except (NginxMissing, EngineRefused, EngineUnavailable) as error:
+        yield Finding("fail", "nginx", str(error))
+        return
+    yield _version(name, nginx)
+    if nginx.outdated:
+        todo = f"`docker rm -f {name}` in a quiet moment: it is made anew, and connections are cut"
+        yield Finding("warn", "nginx settings", "the container was made from other settings than today's", todo)
+    yield await _processes(app, nginx)
+
+
+def _version(name: str, nginx: NginxInstance) -> Finding:
+    found = f"{'.'.join(map(str, nginx.view.version))} in {name} ({nginx.image})"
+    if nginx.view.version < SEAMLESS:
+        todo = (
+            "use 1.27.4 or newer: this one has no keepalive_min_timeout, so idle keep-alive clients lose a request at each reload"
+        )
+        return Finding("warn", "nginx", found, todo)
+    if nginx.view.version < SAFE:
+        return Finding("warn", "nginx", found, "use 1.30.1 or newer: fixes of the script engine and of rewrite")
+    return Finding("ok", "nginx", found)
+
+
+async def _processes(app: App, nginx: NginxInstance) -> Finding:
+    try:
+        titles = [title for _, title in await app.engine.processes(nginx.id)]
+    except (EngineRefused, EngineUnavailable) as error:
+        todo = "install procps on the Docker host: the engine runs its `ps`, and without it no reload can be proved"
+        return Finding("fail", "docker top", str(error), todo)
+    workers = [title for title in titles if title.startswith("nginx: worker process")]
+    ending = sum("shutting down" in title for title in workers)
+    return Finding("ok", "docker top", f"{len(workers) - ending} workers serve, {ending} shut down")
+
+
+# ---------------------------------------------------------------- the host
+
+
+def _directories(config: Config) -> Iterator[Finding]:
+    for key, path in (("state.dir", config.state_dir), ("nginx.dir", config.nginx_dir), ("nginx.logs", config.logs_dir)):
+        yield _directory(key, path)
+    yield _runtime(config)
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def _directory(key: str, path: Path) -> Finding:
+    there = _existing(path)
+    if not os.access(there, os.W_OK | os.X_OK):
+        return Finding("fail", key, f"{path} cannot be written by user {os.geteuid()}", f"run as its owner, or set {key}")
+    free = shutil.disk_usage(there).free
+    found = f"{path}, {free / (1 << 30):.1f} GiB free"
+    if free < NO_SPACE:
+        return Finding("fail", key, found, "make room: nothing can be published on a full disk")
+    if free < LOW_SPACE:
+        return Finding("warn", key, found, "make room soon")
+    return Finding("ok", key, found)
+
+
+def _runtime(config: Config) -> Finding:
+    path = config.runtime_dir
+    kind = filesystem(_existing(path))
+    found = f"{path} on {kind or 'an unknown filesystem'}"
+    if config.nginx.cold_start == "wait" and kind not in ("tmpfs", "ramfs"):
+        todo = "put state.runtime on a tmpfs (/run is one): a boot must clear it, or old addresses are served after it"
+        return Finding("warn", "state.runtime", found, todo)
+    if not os.access(_existing(path), os.W_OK | os.X_OK):
+        return Finding(
+            "fail", "state.runtime", f"{path} cannot be written by user {os.geteuid()}", "run as its owner, or set state.runtime"
+        )
+    return Finding("ok", "state.runtime", found)
+
+
+def filesystem(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
+    """The type of the filesystem that holds `path`; empty when it cannot be told."""
+    best, kind = "", ""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        _, point, name, *_ = line.split(" ")
+        inside = path == Path(point) or Path(point) in path.parents
+        if inside and len(point) >= len(best):
+            best, kind = point, name
+    return kind
+
+
+def _ports(config: Config, *, controller_runs: bool) -> Iterator[Finding]:
+    for address, port, _ in config.ports:
+        shown = f"{address or '*'}:{port}"
+        if _answers(address or "127.0.0.1", port):
+            yield Finding("ok", f"port {shown}", "something listens (nginx, when it runs)")
+        else:
+            yield Finding("warn", f"port {shown}", "nobody listens yet", "nginx opens it when it is started")
+    if config.api_address and not controller_runs:
+        try:
+            listeners.tcp(config.api_address).close()
+        except listeners.CannotListen as error:
+            yield Finding("fail", "api.listen", str(error))
+        else:
+            yield Finding("ok", "api.listen", f"{config.api.listen} is free")
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1" if address == "0.0.0.0" else address, port), timeout=1):  # noqa: S104
+            return True
+    except OSError:
+        return False
+
+
+async def _controller(path: Path) -> Finding:
+    try:
+        async with connect(path) as client:
+            status = await client.status()
+    except Unreachable as error:
+        return Finding("warn", "controller", str(error))
+    except (TimedOut, Refused) as error:
+        return Finding("fail", "controller", str(error))
+    if status.error:
+        return Finding("fail", "controller", f"{status.version}, not in sync: {status.error}", "see `proxyctl status`")
+    return Finding("ok", "controller", f"{status.version} at {path}, in sync")

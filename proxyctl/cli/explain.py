@@ -1,0 +1,57 @@
+"""`proxyctl explain`: which container answers a URL, why others do not, and what the owner of a rejected one has to write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from proxyctl.cli.asking import ask
+from proxyctl.cli.options import DONE, NEGATIVE, Command, Options, json_option
+from proxyctl.cli.output import say, styled, table
+from proxyctl.cli.status import rejection_lines
+
+if TYPE_CHECKING:
+    from proxyctl.serve.explain import Explanation
+
+
+@click.command(cls=Command)
+@click.argument("url", metavar="HOST[/PATH]")
+@json_option
+@click.pass_obj
+def explain(options: Options, url: str, *, as_json: bool) -> int:
+    """Tell which container answers HOST/PATH, and why others do not. Exit status 1 when none does."""
+    if as_json:
+        body = ask(options, lambda client: client.raw("/api/v1/explain", {"url": url}))
+        click.echo(body, nl=False)
+        return DONE if b'"answer":"served"' in body else NEGATIVE
+    found = ask(options, lambda client: client.explain(url))
+    _show(found)
+    return DONE if found.answer == "served" else NEGATIVE
+
+
+def _show(found: Explanation) -> None:
+    say(styled(found.summary, "bold" if found.answer == "served" else "bold red"))
+    if found.nearest:
+        say(f"Served here under a name like it: {', '.join(found.nearest)}")
+    if found.answer == "unknown-path":
+        say(f"Paths of {found.host}: {', '.join(found.paths)}")
+    if found.route and found.route.targets:
+        say()
+        rows = (
+            (
+                target.container,
+                f"{target.address or '-'}:{target.port}",
+                styled(target.state, target.state),
+                "yes" if target.serving else "no",
+                target.reason,
+            )
+            for target in found.route.targets
+        )
+        table(("TARGET", "ADDRESS", "STATE", "SERVES", "WHY"), rows)
+    if found.rejections:
+        say()
+        say(f"Asked for {found.host} and rejected:")
+        for rejection in found.rejections:
+            for line in rejection_lines(rejection):
+                say(line)

@@ -1,0 +1,97 @@
+"""Options that every command takes, before or after its name, and the exception that ends a command with words and a status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from proxyctl.config import Config
+
+DONE, NEGATIVE, USAGE, UNREACHABLE, TIMED_OUT = 0, 1, 2, 3, 4
+DEFAULT_FILE = Path("/etc/proxyctl/config.toml")
+
+
+class Stop(Exception):  # noqa: N818
+    """Ends the command: the message goes to standard error, `status` to the shell."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class Options:
+    file: Path | None = None
+    socket: Path | None = None
+
+    @property
+    def config_file(self) -> Path:
+        """Where the configuration is, or would be."""
+        return (self.file or DEFAULT_FILE).absolute()
+
+    def config(self) -> Config:
+        """Raises Stop with status 2."""
+        from proxyctl import config as configuration
+
+        try:
+            return configuration.load(self.file)
+        except configuration.ConfigError as error:
+            raise Stop(str(error), USAGE) from error
+
+    def socket_path(self) -> Path:
+        """Of the API: the option, else what the configuration says."""
+        return self.socket or Path(self.config().api.socket)
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+    options = ctx.ensure_object(Options)
+    if value is not None and param.name:
+        setattr(options, param.name, value)
+
+
+def GLOBAL() -> list[click.Parameter]:  # noqa: N802 - reads as the constant that it stands for; click needs new ones each time
+    return [
+        click.Option(
+            ["--config", "file"],
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            envvar="PROXYCTL_CONFIG",
+            expose_value=False,
+            callback=_remember,
+            help=f"Configuration (PROXYCTL_CONFIG; {DEFAULT_FILE} when it exists).",
+        ),
+        click.Option(
+            ["--socket", "socket"],
+            metavar="PATH",
+            type=click.Path(path_type=Path),
+            envvar="PROXYCTL_SOCKET",
+            expose_value=False,
+            callback=_remember,
+            help="The controller's API socket (PROXYCTL_SOCKET; api.socket of the configuration).",
+        ),
+    ]
+
+
+class Command(click.Command):
+    """A command that takes the global options after its name, too."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        params: Sequence[click.Parameter] = super().get_params(ctx)
+        return [*params, *_again(ctx)]
+
+
+def _again(ctx: click.Context) -> list[click.Parameter]:
+    """The same objects for one context: click compares parameters by identity while it parses."""
+    key = "proxyctl.cli.global"
+    if key not in ctx.meta:
+        ctx.meta[key] = GLOBAL()
+    params: list[click.Parameter] = ctx.meta[key]
+    return params
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document, with a `schema` number.")

@@ -1,0 +1,89 @@
+"""`proxyctl status`: whether the world is as the labels ask, in one line; then every route, and below it what is wrong."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from proxyctl.cli.asking import ask
+from proxyctl.cli.options import DONE, Command, Options, json_option
+from proxyctl.cli.output import say, styled, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.text import Text
+
+    from proxyctl.model import Rejection
+    from proxyctl.serve.views import Route, Status
+
+
+@click.command(cls=Command)
+@json_option
+@click.pass_obj
+def status(options: Options, *, as_json: bool) -> int:
+    """Show what is routed, where to, and what is wrong."""
+    if as_json:
+        click.echo(ask(options, lambda client: client.raw("/api/v1/status")), nl=False)
+        return DONE
+    _show(ask(options, lambda client: client.status()), time.time())
+    return DONE
+
+
+def _show(status: Status, now: float) -> None:
+    say(
+        styled("In sync" if status.ready else "Not in sync", "bold green" if status.ready else "bold red") + headline(status, now)
+    )
+    if status.routes:
+        say()
+        table(("ROUTE", "SERVICE", "TARGETS", "STATE", ""), map(_row, status.routes))
+    elif status.ready:
+        say("\nNothing is routed: give a container the label proxyctl.host=a.example, or see `proxyctl check`.")
+    problems = tuple(_problems(status))
+    if problems:
+        say()
+        say(styled("Problems", "bold"))
+        for line in problems:
+            say(line)
+
+
+def headline(status: Status, now: float) -> str:
+    from proxyctl.serve.page import ago
+
+    counts = status.counts
+    since = f" for {ago(now - status.since_unix)}" if status.since_unix else ""
+    nginx = f"nginx {status.nginx.version}" if status.nginx else "no nginx"
+    services = f"{counts.services} service{'' if counts.services == 1 else 's'}"
+    return f"{since}: {nginx}, {services}, {counts.healthy} of {counts.targets} targets healthy"
+
+
+def _row(route: Route) -> tuple[str | Text, ...]:
+    worst = next((t for t in route.targets if t.state != "healthy" and t.reason and t.state != "down"), None)
+    notes = [] if route.live else ["not live yet"]
+    notes += [f"{worst.container}: {worst.reason}"] if worst else []
+    return route.place, route.service, route.shown_targets, styled(route.state, route.state), styled("; ".join(notes), "dim")
+
+
+def _problems(status: Status) -> Iterable[str | Text]:
+    if status.error:
+        yield styled(f"  {status.error}", "red")
+    if not status.engine.connected:
+        yield f"  the Docker engine at {status.engine.endpoint} does not answer: nothing new is routed until it does"
+    if status.nginx and status.nginx.outdated:
+        name = status.nginx.container
+        yield f"  {name} was made from other settings than today's: `docker rm -f {name}`, and it is made anew (cuts connections)"
+    for route in status.routes:
+        if route.state == "fail-open":
+            yield f"  {route.place}: nothing is healthy, so what is alive serves all the same"
+    for rejection in status.rejections:
+        yield from rejection_lines(rejection)
+
+
+def rejection_lines(rejection: Rejection) -> tuple[str | Text, ...]:
+    where = "" if rejection.route == "default" else f" (route {rejection.route})"
+    return (
+        styled(f"  {rejection.container}{where}", "yellow") + styled(f" {rejection.label}: {rejection.message}"),
+        styled(f"    {rejection.hint}", "dim"),
+    )

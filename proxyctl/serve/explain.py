@@ -1,0 +1,113 @@
+"""A URL and a Standing -> which container answers it, and why others do not.
+
+Picks as nginx does: the exact name before a wildcard, the longest wildcard first, then the longest path prefix that ends at a
+slash (docs: nginx.org/en/docs/http/server_names.html). No other host is tried once a name has matched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from proxyctl import values
+from proxyctl.model import Container, Rejection
+from proxyctl.serve.standing import Standing
+from proxyctl.serve.views import SCHEMA, Route, routes
+
+NEAREST = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    schema: int = SCHEMA
+    url: str
+    host: str
+    path: str
+    answer: Literal["served", "unavailable", "unknown-path", "unknown-host"]
+    """served: by a target; unavailable: nginx answers 503; the others: nginx answers 404."""
+    summary: str
+    route: Route | None
+    rejections: tuple[Rejection, ...]
+    """Of containers whose labels ask for this host."""
+    nearest: tuple[str, ...] = ()
+    """Known hosts that are written like this one."""
+    paths: tuple[str, ...] = ()
+    """Paths that the host has."""
+
+
+def split(url: str) -> tuple[str, str]:
+    """`a.example/git`, `https://a.example:8443/git?x` -> (host, path). Raises BadValue."""
+    parts = urlsplit(url.strip() if "://" in url else f"//{url.strip()}")
+    return values.host(parts.hostname or ""), unquote(parts.path) or "/"
+
+
+def explain(standing: Standing, url: str) -> Explanation:
+    """Raises BadValue when `url` has no host name."""
+    host, path = split(url)
+    known = routes(standing)
+    own = _of_host(known, host)
+    route = _of_path(own, path)
+    asking = _asking(standing, host)
+    nearest = () if own else tuple(get_close_matches(host, {r.host for r in known}, n=NEAREST, cutoff=0.5))
+    answer, summary = _answer(standing, host, path, own, route)
+    return Explanation(
+        url=url,
+        host=host,
+        path=path,
+        answer=answer,
+        summary=summary,
+        route=route,
+        rejections=asking,
+        nearest=nearest,
+        paths=tuple(r.path for r in own),
+    )
+
+
+def _of_host(known: Iterable[Route], host: str) -> tuple[Route, ...]:
+    matching = [route for route in known if matches(route.host, host)]
+    best = max((route.host for route in matching), key=lambda name: (name == host, len(name)), default="")
+    return tuple(route for route in matching if route.host == best)
+
+
+def matches(name: str, host: str) -> bool:
+    """Whether the server name `name` answers for `host`, as nginx sees it; `*.` stands for one label or more."""
+    return name == host or (name.startswith("*.") and host.endswith(name[1:]))
+
+
+def _of_path(own: Iterable[Route], path: str) -> Route | None:
+    fitting = [r for r in own if r.path == "/" or path == r.path or path.startswith(f"{r.path}/")]
+    return max(fitting, key=lambda r: len(r.path), default=None)
+
+
+def _answer(
+    standing: Standing, host: str, path: str, own: tuple[Route, ...], route: Route | None
+) -> tuple[Literal["served", "unavailable", "unknown-path", "unknown-host"], str]:
+    late = "" if standing.in_sync else f" (nginx does not run the latest configuration: {standing.not_ready})"
+    if not own:
+        return "unknown-host", f"nobody serves {host}: nginx answers 404{late}"
+    if route is None:
+        return "unknown-path", f"{host} has no {path}: nginx answers 404{late}"
+    serving = [t for t in route.targets if t.serving]
+    if not serving:
+        return "unavailable", f"no target of {route.place} ({route.service}) serves: nginx answers 503{late}"
+    names = ", ".join(t.container for t in serving)
+    open_ = ", though none of them is healthy: nothing is" if route.state == "fail-open" else ""
+    return "served", f"{route.place} belongs to {route.service} and goes to {names}{open_}{late}"
+
+
+def _asking(standing: Standing, host: str) -> tuple[Rejection, ...]:
+    asking = {c.id for c in standing.containers.values() if _asks(c, host, standing.place.label_prefix)}
+    return tuple(r for r in standing.rejections if r.container_id in asking)
+
+
+def _asks(container: Container, host: str, prefix: str) -> bool:
+    """By the text of its labels: a rejected container has nothing else."""
+    return any(
+        matches(part.lower().rstrip("."), host)
+        for key, text in container.labels.items()
+        if key.startswith(f"{prefix}.") and key.endswith("host") and not key.endswith("health.host")
+        for part in values.comma_list(text)
+    )

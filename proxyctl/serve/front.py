@@ -1,0 +1,83 @@
+"""Everything that shows what the controller does, put together: sinks for its reports, and the API on its two sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from proxyctl.config import Config
+from proxyctl.model import CycleReport, EngineRefused, EngineUnavailable, NginxWorker
+from proxyctl.serve import listeners
+from proxyctl.serve.api import Api, Sources
+from proxyctl.serve.feed import Feed
+from proxyctl.serve.history import Cycle, History
+from proxyctl.serve.metrics import Metrics
+from proxyctl.serve.page import Page
+from proxyctl.serve.standing import Standing
+
+WORKERS_WITHIN = 1.0
+"""Seconds that a scrape waits for the list of nginx's processes."""
+
+log = structlog.get_logger()
+Workers = Callable[[], Awaitable[Sequence[NginxWorker]]]
+
+
+class Front:
+    """`standing` and `workers` are asked when somebody looks; `page` gives the template's text."""
+
+    def __init__(
+        self, config: Config, standing: Callable[[History], Standing], workers: Workers, page: Callable[[], str]
+    ) -> None:
+        self._config = config
+        self._workers = workers
+        self._asking: asyncio.Task[Sequence[NginxWorker] | None] | None = None
+        self._unix: listeners.UnixListener | None = None
+        self._feed = Feed()
+        self.history = History(config.state_dir / "history.jsonl")
+        self.history.listeners.append(self._publish)
+        self.metrics = Metrics(lambda: standing(self.history))
+        self.sinks: tuple[Callable[[CycleReport], None], ...] = (self.history, self.metrics)
+        self._api = Api(Sources(lambda: standing(self.history), self.history, self._feed, self._scrape, Page(page)))
+
+    async def start(self) -> None:
+        """Raises CannotListen, and then nothing listens."""
+        address, path = self._config.api_address, Path(self._config.api.socket)
+        network = listeners.tcp(address) if address else None
+        try:
+            self._unix = listeners.UnixListener(path)
+        except listeners.CannotListen:
+            if network:
+                network.close()
+            raise
+        await self._api.serve(self._unix.socket, trusted=True)
+        if network:
+            await self._api.serve(network, trusted=False)
+        log.info("listening", socket=str(path), address=self._config.api.listen or "off")
+
+    async def close(self) -> None:
+        await self._api.close()
+        if self._unix:
+            self._unix.close()
+
+    def _publish(self, cycle: Cycle) -> None:
+        self._feed.publish(b"event: cycle\ndata: " + msgspec.json.encode(cycle) + b"\n\n")
+
+    async def _scrape(self, accept: str) -> tuple[bytes, str]:
+        return self.metrics.text(accept, await self._read_workers())
+
+    async def _read_workers(self) -> Sequence[NginxWorker] | None:
+        """At most one question to the engine at a time, whoever scrapes; None when it does not answer soon."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_workers())
+        done, _ = await asyncio.wait({self._asking}, timeout=WORKERS_WITHIN)
+        return self._asking.result() if done and not self._asking.cancelled() else None
+
+    async def _ask_workers(self) -> Sequence[NginxWorker] | None:
+        try:
+            return await self._workers()
+        except (EngineUnavailable, EngineRefused):
+            return None

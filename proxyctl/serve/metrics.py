@@ -1,0 +1,141 @@
+"""CycleReports and the current Standing -> Prometheus metrics. `METRICS` is the reference: docs/metrics.md is tested against it.
+
+What happened is counted as it is reported; what is the case is read at the scrape. No label has unbounded values: services past
+the first 500 are one, `other`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from proxyctl.model import CycleReport, CycleResult, NginxWorker, RejectionReason, TargetState
+from proxyctl.serve import views
+from proxyctl.serve.standing import Standing
+
+METRICS = {
+    "proxyctl_build_info": "The version that runs, as a label; always 1.",
+    "proxyctl_engine_connected": "1 while the Docker engine's event stream stands.",
+    "proxyctl_events_total": "Events of the Docker engine, by action.",
+    "proxyctl_cycle_duration_seconds": "Time spent in each stage of a cycle.",
+    "proxyctl_cycles_total": "Cycles, by what came of them.",
+    "proxyctl_reloads_total": "Reloads of nginx: proved live, or not provable and the last good configuration restored.",
+    "proxyctl_event_to_live_seconds": "From the oldest event of a cycle until nginx was proved to run what it asks for.",
+    "proxyctl_config_in_sync": "1 when nginx runs what is wanted, as of the latest cycle.",
+    "proxyctl_config_last_live_timestamp_seconds": "When a configuration was last proved live.",
+    "proxyctl_targets": "Targets, by service and state.",
+    "proxyctl_rejections": "Routes that are not served because of their labels, by reason.",
+    "proxyctl_nginx_workers": "Worker processes of nginx; those shutting down serve connections of an earlier configuration.",
+}
+
+MOST_SERVICES = 500
+MOST_ACTIONS = 32
+STAGES = frozenset({"read", "plan", "join", "render", "write", "test", "promote", "signal", "prove"})
+STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
+LIVE_BUCKETS = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
+OTHER = "other"
+
+
+class Metrics:
+    """A sink of reports with a registry of its own."""
+
+    def __init__(self, standing: Callable[[], Standing]) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the package gives this one no types
+        self._registry = CollectorRegistry()
+        self._actions: set[str] = set()
+        self._digest = ""
+        self._events = self._counter("proxyctl_events_total", ["action"])
+        self._cycles = self._counter("proxyctl_cycles_total", ["result"])
+        self._reloads = self._counter("proxyctl_reloads_total", ["result"])
+        self._stages = self._histogram("proxyctl_cycle_duration_seconds", STAGE_BUCKETS, ["stage"])
+        self._to_live = self._histogram("proxyctl_event_to_live_seconds", LIVE_BUCKETS, [])
+        name = "proxyctl_config_last_live_timestamp_seconds"
+        self._last_live = Gauge(name, METRICS[name], registry=self._registry)
+        for result in get_args(CycleResult):
+            self._cycles.labels(result)
+        for result in ("live", "restored"):
+            self._reloads.labels(result)
+        self._moment = _Moment(standing)
+        self._registry.register(self._moment)
+        ProcessCollector(registry=self._registry)
+
+    def _counter(self, name: str, labels: list[str]) -> Counter:
+        return Counter(name, METRICS[name], labels, registry=self._registry)
+
+    def _histogram(self, name: str, buckets: tuple[float, ...], labels: list[str]) -> Histogram:
+        return Histogram(name, METRICS[name], labels, buckets=buckets, registry=self._registry)
+
+    def __call__(self, report: CycleReport) -> None:
+        self._cycles.labels(report.result).inc()
+        for stage, seconds in report.stages.items():
+            self._stages.labels(stage if stage in STAGES else OTHER).observe(seconds)
+        if report.result in ("live", "restored"):
+            self._reloads.labels(report.result).inc()
+        if report.event_to_live is not None:
+            self._to_live.observe(report.event_to_live)
+        if report.result == "live" or report.digest not in ("", self._digest):
+            self._last_live.set(report.at_unix)
+        self._digest = report.digest
+
+    def event(self, action: str) -> None:
+        """One event of the engine."""
+        if action not in self._actions and len(self._actions) >= MOST_ACTIONS:
+            action = OTHER
+        self._actions.add(action)
+        self._events.labels(action).inc()
+
+    def text(self, accept: str, workers: Iterable[NginxWorker] | None) -> tuple[bytes, str]:
+        """(body, content type) for a scrape. `workers`: None when nginx's processes could not be read."""
+        self._moment.workers = None if workers is None else list(workers)
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+
+class _Moment(Collector):
+    """What is the case, at the moment of the scrape."""
+
+    def __init__(self, standing: Callable[[], Standing]) -> None:
+        self._standing = standing
+        self.workers: list[NginxWorker] | None = None
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering must not read the standing."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        standing = self._standing()
+        yield _gauge("proxyctl_build_info", {(standing.place.version,): 1}, "version")
+        yield _gauge("proxyctl_engine_connected", {(): int(standing.connected)})
+        yield _gauge("proxyctl_config_in_sync", {(): int(standing.in_sync)})
+        yield _gauge("proxyctl_targets", _targets(standing), "service", "state")
+        reasons = Tally(r.reason for r in standing.rejections)
+        yield _gauge("proxyctl_rejections", {(reason,): reasons[reason] for reason in get_args(RejectionReason)}, "reason")
+        if self.workers is not None:
+            ending = sum(worker.shutting_down for worker in self.workers)
+            values: dict[tuple[str, ...], int] = {("serving",): len(self.workers) - ending, ("shutting-down",): ending}
+            yield _gauge("proxyctl_nginx_workers", values, "state")
+
+
+def _gauge(name: str, values: dict[tuple[str, ...], int], *labels: str) -> Metric:
+    family = GaugeMetricFamily(name, METRICS[name], labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _targets(standing: Standing) -> dict[tuple[str, ...], int]:
+    all_routes = views.routes(standing)
+    names = sorted({route.service for route in all_routes})
+    named = frozenset(names[:MOST_SERVICES])
+    shown = [*sorted(named), OTHER] if len(names) > MOST_SERVICES else sorted(named)
+    values: dict[tuple[str, ...], int] = {(name, state): 0 for name in shown for state in get_args(TargetState)}
+    for (service, _, _), state in views.standing_of_targets(all_routes).items():
+        key = (service if service in named else OTHER, state)
+        values[key] = values.get(key, 0) + 1
+    return values

@@ -1,0 +1,123 @@
+"""What the controller knows at one moment, as everything that shows it takes it: the API, the metrics, the page.
+
+`read` copies references out of a running controller, so one answer is made of one moment. Controller, nginx and Live are given as
+Protocols, since this package imports none of those that act.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from proxyctl.model import Container, NginxView, Owner, Plan, Rejection, RouteTable, Snapshot
+from proxyctl.serve.history import History
+
+LATE = 60.0
+"""Seconds past the resync interval without a sign of life before the loop counts as stuck."""
+
+
+class Nginx(Protocol):
+    """publish.nginx.NginxInstance, as much as is shown."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def image(self) -> str: ...
+    @property
+    def started_at(self) -> str: ...
+    @property
+    def outdated(self) -> bool: ...
+    @property
+    def view(self) -> NginxView: ...
+
+
+class Live(Protocol):
+    """publish.reload.Live."""
+
+    @property
+    def digest(self) -> str: ...
+
+
+class Controller(Protocol):
+    """controller.Controller, as much as is shown."""
+
+    @property
+    def nginx(self) -> Nginx | None: ...
+    @property
+    def live(self) -> Live | None: ...
+    @property
+    def plan(self) -> Plan | None: ...
+    @property
+    def published(self) -> RouteTable: ...
+    @property
+    def snapshot(self) -> Snapshot: ...
+    @property
+    def beat(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What does not change while the process runs."""
+
+    version: str
+    endpoint: str
+    """Of the engine."""
+    nginx_container: str
+    label_prefix: str
+    resync: float
+    started_unix: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    place: Place
+    connected: bool
+    """Whether the engine's event stream stands."""
+    nginx: Nginx | None
+    live_digest: str
+    in_sync: bool
+    """Live is what is wanted, as of the latest finished cycle."""
+    since_unix: float
+    """When `in_sync` last changed; 0 before the first cycle."""
+    error: str
+    """Why the latest cycle failed; empty when it did not."""
+    alive: bool
+    wanted: RouteTable
+    published: RouteTable
+    """The table that nginx runs."""
+    owners: Mapping[str, Owner] = field(default_factory=dict)
+    rejections: tuple[Rejection, ...] = ()
+    containers: Mapping[str, Container] = field(default_factory=dict)
+
+    @property
+    def not_ready(self) -> str:
+        """Why not everything that is wanted is live, in words; empty when it is."""
+        if not self.alive:
+            return "the controller's loop has shown no life for a while"
+        if not self.since_unix:
+            return "starting: no cycle has ended yet"
+        if self.error:
+            return self.error
+        return "" if self.live_digest else "nothing is live yet"
+
+
+def read(controller: Controller, place: Place, history: History, *, connected: bool) -> Standing:
+    plan = controller.plan
+    age = time.monotonic() - controller.beat
+    return Standing(
+        place=place,
+        connected=connected,
+        nginx=controller.nginx,
+        live_digest=controller.live.digest if controller.live else "",
+        in_sync=history.in_sync and controller.live is not None,
+        since_unix=history.since_unix,
+        error=history.error,
+        alive=age < place.resync + LATE,
+        wanted=plan.table if plan else RouteTable(),
+        published=controller.published,
+        owners=plan.owners if plan else {},
+        rejections=plan.rejections if plan else (),
+        containers=controller.snapshot.containers,
+    )

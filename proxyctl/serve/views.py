@@ -1,0 +1,287 @@
+"""Standing -> the answers of the API: plain dataclasses that msgspec writes, that the page shows and that the CLI reads back.
+
+Names and meanings here are what scripts rely on: fields are added, never changed, unless `schema` changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from proxyctl.model import Location, Rejection, RoutedTarget, TargetState
+from proxyctl.serve.standing import Standing
+
+SCHEMA = 1
+
+RouteState = Literal["ok", "degraded", "fail-open", "starting", "down"]
+"""degraded: something that should serve does not; fail-open: nothing is healthy, what is alive serves; starting: nothing has
+passed its checks yet; down: 503."""
+
+WORST_FIRST: tuple[RouteState, ...] = ("down", "fail-open", "starting", "degraded", "ok")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    container: str
+    container_id: str
+    endpoint_id: str
+    service: str
+    address: str
+    """Empty while it has none."""
+    port: int
+    weight: int
+    state: TargetState
+    reason: str
+    serving: bool
+    """nginx is sending it requests now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    host: str
+    path: str
+    service: str
+    name: str
+    """Of the route in the container's labels."""
+    scheme: str
+    strip_path: bool
+    state: RouteState
+    live: bool
+    """nginx runs it as it is wanted."""
+    healthy: int
+    present: int
+    """Targets that are not down."""
+    targets: tuple[Target, ...]
+
+    @property
+    def place(self) -> str:
+        return self.host + (self.path if self.path != "/" else "")
+
+    @property
+    def shown_targets(self) -> str:
+        """`2/3 healthy`, with what is down apart: an exited container that nobody removed is no worry."""
+        down = len(self.targets) - self.present
+        return f"{self.healthy}/{self.present} healthy{f', {down} down' if down else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    service: str
+    state: RouteState
+    """The worst of its routes."""
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    schema: int = SCHEMA
+    services: tuple[Service, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteTarget:
+    """A target in one route."""
+
+    host: str
+    path: str
+    route: str
+    target: Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    schema: int = SCHEMA
+    targets: tuple[RouteTarget, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejections:
+    schema: int = SCHEMA
+    rejections: tuple[Rejection, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    endpoint: str
+    connected: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nginx:
+    container: str
+    container_id: str
+    image: str
+    version: str
+    started_at: str
+    digest: str
+    """Of the configuration that it was proved to run."""
+    outdated: bool
+    """The container was made from other settings than today's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    services: int
+    routes: int
+    targets: int
+    """Containers that are not down, each counted once for a service."""
+    healthy: int
+    rejections: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    schema: int = SCHEMA
+    version: str
+    started_unix: float
+    ready: bool
+    in_sync: bool
+    since_unix: float
+    """When `in_sync` last changed."""
+    error: str
+    """Why it is not ready."""
+    engine: Engine
+    nginx: Nginx | None
+    counts: Counts
+    routes: tuple[Route, ...]
+    rejections: tuple[Rejection, ...]
+
+
+# ---------------------------------------------------------------- from a Standing
+
+
+def routes(standing: Standing) -> tuple[Route, ...]:
+    """Every wanted (host, path) with its targets, by host and path, and whether nginx runs it so."""
+    live = {(host, location.path): location for host, location in _locations(standing, published=True)}
+    return tuple(
+        _route(standing, host, location, live.get((host, location.path)))
+        for host, location in _locations(standing, published=False)
+    )
+
+
+def _locations(standing: Standing, *, published: bool) -> Iterator[tuple[str, Location]]:
+    for vhost in (standing.published if published else standing.wanted).vhosts:
+        for location in vhost.locations:
+            yield vhost.host, location
+
+
+def _route(standing: Standing, host: str, wanted: Location, live: Location | None) -> Route:
+    serving = {t.target for t in live.serving} if live else set()
+    owner = standing.owners.get(host + wanted.path)
+    targets = tuple(_target(t, serving=t.target in serving) for t in wanted.targets)
+    return Route(
+        host=host,
+        path=wanted.path,
+        service=wanted.service or (owner.service if owner else ""),
+        name=wanted.route,
+        scheme=wanted.scheme,
+        strip_path=wanted.strip_path,
+        state=_state(wanted),
+        live=live is not None and serving == {t.target for t in wanted.serving},
+        healthy=sum(t.state == "healthy" for t in targets),
+        present=sum(t.state != "down" for t in targets),
+        targets=targets,
+    )
+
+
+def _target(routed: RoutedTarget, *, serving: bool) -> Target:
+    target = routed.target
+    return Target(
+        container=routed.container,
+        container_id=target.container_id,
+        endpoint_id=target.endpoint_id,
+        service=routed.service,
+        address=target.address,
+        port=target.port,
+        weight=routed.weight,
+        state=routed.state,
+        reason=routed.reason,
+        serving=serving,
+    )
+
+
+def _state(location: Location) -> RouteState:
+    states = {t.state for t in location.targets}
+    if location.fail_open:
+        return "fail-open"
+    if not location.serving:
+        return "starting" if "warming" in states else "down"
+    restarting = any(t.state == "down" and t.reason == "restarting" for t in location.targets)
+    return "degraded" if restarting or states & {"warming", "unhealthy"} else "ok"
+
+
+def services(standing: Standing) -> Services:
+    by_name: dict[str, list[Route]] = {}
+    for route in routes(standing):
+        by_name.setdefault(route.service, []).append(route)
+    return Services(
+        services=tuple(
+            Service(service=name, state=min((r.state for r in own), key=WORST_FIRST.index), routes=tuple(own))
+            for name, own in sorted(by_name.items())
+        )
+    )
+
+
+def targets(standing: Standing) -> Targets:
+    return Targets(
+        targets=tuple(
+            RouteTarget(host=route.host, path=route.path, route=route.name, target=target)
+            for route in routes(standing)
+            for target in route.targets
+        )
+    )
+
+
+def standing_of_targets(all_routes: tuple[Route, ...]) -> Mapping[tuple[str, str, int], TargetState]:
+    """(service, container id, port) -> its state, the worst when it stands differently in two routes."""
+    order: tuple[TargetState, ...] = ("healthy", "warming", "stopping", "unhealthy", "down")
+    found: dict[tuple[str, str, int], TargetState] = {}
+    for route in all_routes:
+        for target in route.targets:
+            key = (target.service, target.container_id, target.port)
+            found[key] = max(found.get(key, target.state), target.state, key=order.index)
+    return found
+
+
+def status(standing: Standing) -> Status:
+    own = routes(standing)
+    return Status(
+        version=standing.place.version,
+        started_unix=standing.place.started_unix,
+        ready=not standing.not_ready,
+        in_sync=standing.in_sync,
+        since_unix=standing.since_unix,
+        error=standing.not_ready,
+        engine=Engine(endpoint=standing.place.endpoint, connected=standing.connected),
+        nginx=_nginx(standing),
+        counts=_counts(own, standing.rejections),
+        routes=own,
+        rejections=standing.rejections,
+    )
+
+
+def _nginx(standing: Standing) -> Nginx | None:
+    nginx = standing.nginx
+    if nginx is None:
+        return None
+    return Nginx(
+        container=standing.place.nginx_container,
+        container_id=nginx.id,
+        image=nginx.image,
+        version=".".join(map(str, nginx.view.version)),
+        started_at=nginx.started_at,
+        digest=standing.live_digest,
+        outdated=nginx.outdated,
+    )
+
+
+def _counts(own: tuple[Route, ...], rejections: tuple[Rejection, ...]) -> Counts:
+    states = standing_of_targets(own)
+    return Counts(
+        services=len({route.service for route in own}),
+        routes=len(own),
+        targets=sum(state != "down" for state in states.values()),
+        healthy=sum(state == "healthy" for state in states.values()),
+        rejections=len(rejections),
+    )

@@ -1,0 +1,118 @@
+"""Where containers can be: nginx reaches them, joins them, leaves them, or says what to do."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.rig import Controller, Rig, until
+
+
+def networks_of(rig: Rig, controller: Controller) -> set[str]:
+    return set(rig.client.inspect_container(controller.nginx)["NetworkSettings"]["Networks"])
+
+
+def test_nginx_joins_the_network_of_a_newcomer_and_leaves_it_with_the_last_target(rig: Rig, controller: Controller) -> None:
+    network = rig.network("tenant")
+    box = rig.run_container({"host": "joined.example"}, name="joined", network=network)
+    controller.wait_for("joined.example", backend="joined")
+    assert network in networks_of(rig, controller)
+    box.remove()
+    until(lambda: network not in networks_of(rig, controller), 5, "nginx to leave")
+    rig.client.remove_network(network)
+
+
+@pytest.mark.parametrize("name", ["000-first", "aaa", "zzz"])
+def test_joining_and_leaving_do_not_cut_kept_connections(rig: Rig, controller: Controller, name: str) -> None:
+    """The engine moves published ports when a join changes the network that sorts first."""
+    from http.client import HTTPConnection
+
+    rig.run_container({"host": f"kept-{name}.example"}, name=f"kept{name}")
+    controller.wait_for(f"kept-{name}.example")
+    time.sleep(0.5)
+    kept = HTTPConnection("127.0.0.1", controller.port, timeout=5)
+
+    def ask_kept() -> int:
+        kept.request("GET", "/", headers={"Host": f"kept-{name}.example"})
+        answer = kept.getresponse()
+        answer.read()
+        return answer.status
+
+    assert ask_kept() == 200
+    network = f"{name}-{rig.run}"
+    rig.client.create_network(network, driver="bridge", labels=rig.marks)
+    rig.client.connect_container_to_network(controller.nginx, network)
+    assert ask_kept() == 200
+    rig.client.disconnect_container_from_network(controller.nginx, network)
+    assert ask_kept() == 200
+    kept.close()
+
+
+def test_a_container_in_several_networks_is_reached_where_nginx_is(rig: Rig, controller: Controller) -> None:
+    other = rig.network("aaa-other")
+    box = rig.create_container({"host": "several.example"}, name="several", network="bridge")
+    rig.client.connect_container_to_network(box.id, other)
+    box.start()
+    controller.wait_for("several.example", backend="several")
+    assert other not in networks_of(rig, controller)
+
+
+def test_the_network_label_decides(rig: Rig, controller: Controller) -> None:
+    wanted = rig.network("wanted")
+    box = rig.create_container({"host": "wanted.example", "network": wanted}, name="wanted", network="bridge")
+    rig.client.connect_container_to_network(box.id, wanted)
+    box.start()
+    controller.wait_for("wanted.example", backend="wanted")
+    assert wanted in networks_of(rig, controller)
+
+
+def test_the_network_of_the_host_is_reached(rig: Rig, controller: Controller) -> None:
+    from tests.rig import free_port
+
+    port = free_port()
+    rig.run_container({"host": "hostnet.example", "port": str(port)}, name="hostnet", network="host", args=["--port", str(port)])
+    controller.wait_for("hostnet.example", backend="hostnet")
+
+
+def test_a_container_in_the_network_of_another_is_reached(rig: Rig, controller: Controller) -> None:
+    owner = rig.run_container(name="owner", args=["--port", "81"])
+    rig.run_container({"host": "shared.example", "port": "80"}, name="shared", network=f"container:{owner.id}")
+    controller.wait_for("shared.example", backend="shared")
+
+
+def test_ipv6_alone_is_enough(rig: Rig, controller: Controller) -> None:
+    network = f"{rig.run}-six"
+    rig.client.create_network(
+        network,
+        driver="bridge",
+        labels=rig.marks,
+        enable_ipv6=True,
+        ipam={"Config": [{"Subnet": "fd00:77::/64"}, {"Subnet": "10.213.77.0/24"}]},
+    )
+    rig.run_container({"host": "six.example"}, name="six", network=network)
+    controller.wait_for("six.example", backend="six")
+
+
+def test_a_container_without_a_network_is_told_what_to_do(rig: Rig, controller: Controller) -> None:
+    rig.run_container({"host": "alone.example"}, name="alone", network="none")
+    until(lambda: [r for r in controller.records("rejected") if r["container"].endswith("alone")], 5, "a rejection")
+    told = next(r for r in controller.records("rejected") if r["container"].endswith("alone"))
+    assert "--network" in told["hint"]
+
+
+def test_without_join_the_published_port_is_used_and_the_rest_is_told(rig: Rig) -> None:
+    controller = rig.controller({"nginx": {"join": False}}, prefix=f"{rig.prefix}nojoin")
+    network = rig.network("unjoined")
+    prefix = controller.prefix
+    rig.create_container(
+        name="published",
+        network=network,
+        other_labels={f"{prefix}.host": "published.example"},
+        host_config={"PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": ""}]}},
+    ).start()
+    rig.create_container(name="unpublished", network=network, other_labels={f"{prefix}.host": "unpublished.example"}).start()
+    controller.wait_for("published.example", backend="published")
+    told = [r for r in controller.records("rejected") if r["container"].endswith("unpublished")]
+    assert "nginx.join" in told[0]["hint"]
+    controller.stop()
