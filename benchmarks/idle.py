@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.cost import cpu_seconds
 from benchmarks.figures import Figures
-from tests.rig import Controller, Rig, until
+from tests.rig import Rig
 
 CONTAINERS, SECONDS = 200, 300
 SHORT_CONTAINERS, SHORT_SECONDS = 20, 30

@@ -11,11 +11,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from benchmarks.figures import Figures, Value, milliseconds
 from tests.load import Load, Loss, Report
-from tests.rig import Box, Controller, Rig
+from tests.rig import Box, Rig
 
 HOST = "app.example"
 LABELS = {
@@ -87,7 +87,7 @@ def _one(rig: Rig, number: int, life: float) -> Death | None:
 def _finished(box: Box) -> float:
     """The engine writes nanoseconds, which Python does not read."""
     text = box.inspect()["State"]["FinishedAt"]
-    return datetime.strptime(text[:26].rstrip("Z").ljust(26, "0"), "%Y-%m-%dT%H:%M:%S.%f").replace(tzinfo=timezone.utc).timestamp()
+    return datetime.strptime(text[:26].rstrip("Z").ljust(26, "0"), "%Y-%m-%dT%H:%M:%S.%f").replace(tzinfo=UTC).timestamp()
 
 
 def _held(loss: Loss, deaths: Sequence[Death]) -> bool:

@@ -1,7 +1,7 @@
 """From the start of a container to its first 200 through the proxy: proxyctl beside Traefik, one new host a container.
 
-The three take turns, and the one that is not measured is stopped (SIGSTOP) meanwhile: both read every event of the engine, on
-the same few cores.
+Two situations: a container that starts alone, and five one after another (what `docker compose up` does). The proxies take
+turns, and the one that is not measured is stopped (SIGSTOP) meanwhile: all read every event of the engine, on the same few cores.
 """
 
 from __future__ import annotations
@@ -13,28 +13,44 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
 from benchmarks.figures import Figures, Value, median, milliseconds, share
 from tests.rig import LOOPBACK, Box, Controller, Rig, ask, endpoint, free_port, until
 
 ROUNDS, SHORT_ROUNDS = 20, 2
-POLL_EVERY = 0.0015
+GROUP = 5
 GIVE_UP = 15.0
 QUIET = 5.0
-"""Seconds without a change before each: Traefik holds changes back for up to 4 s after another (`providersThrottleDuration`)."""
+"""Seconds without a container of anybody's coming or going before each measurement. Traefik holds a change back for 2 s after the
+last one (`providersThrottleDuration`), and takes two of these to forget a removal; proxyctl paces its reloads in a storm."""
+QUIET_WITHIN = 60.0
+"""A busy engine is measured as it is after so long, and the table says how often."""
 TARGET_MEDIAN = 0.060
 TARGET_RATIO = 0.1
 
+OWN, CHECKED, UNCHECKED = "proxyctl", "Traefik, health check 1s", "Traefik, no health check"
 
-class Proxy(Protocol):
-    port: int
 
-    @property
-    def pid(self) -> int: ...
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Seconds to the first 200: since the start call was sent, and since the engine's start event."""
+
+    since_call: float
+    since_event: float
+
+
+@dataclass(slots=True)
+class Findings:
+    """By proxy."""
+
+    alone: dict[str, list[Sample]]
+    grouped: dict[str, list[Sample]]
+    disturbed: int = 0
 
 
 class Traefik:
@@ -45,7 +61,7 @@ class Traefik:
         self._log = (rig.directory / "traefik.log").open("wb")
         self._process = subprocess.Popen(
             [
-                f"{os.path.dirname(sys.executable)}/traefik",
+                Path(sys.executable).with_name("traefik"),
                 f"--entrypoints.web.address={LOOPBACK}:{self.port}",
                 f"--providers.docker.endpoint={endpoint() or 'unix:///var/run/docker.sock'}",
                 "--providers.docker.exposedbydefault=false",
@@ -67,77 +83,123 @@ class Traefik:
         self._log.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Seconds to the first 200: since the start call was sent, and since the engine's start event."""
+class Traffic:
+    """Notes when a container of anybody's comes or goes (Unix time), and the start of each."""
 
-    since_call: float
-    since_event: float
+    def __init__(self, rig: Rig) -> None:
+        self._run = rig.run
+        self._stream = rig.client.events(filters={"event": ["create", "start", "die", "destroy"]}, decode=True)
+        self.latest = self.foreign = time.time()
+        self.starts: dict[str, float] = {}
+        threading.Thread(target=self._follow, name="engine events", daemon=True).start()
+
+    def _follow(self) -> None:
+        for event in self._stream:
+            self.latest = at = float(event["timeNano"]) / 1e9
+            if f"{self._run}-" not in event["Actor"]["Attributes"].get("name", ""):
+                self.foreign = at
+            elif event["Action"] == "start":
+                self.starts[event["Actor"]["ID"]] = at
+
+    def wait_quiet(self) -> None:
+        end = time.monotonic() + QUIET_WITHIN
+        while time.time() - self.latest < QUIET and time.monotonic() < end:
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def run(*, short: bool) -> Figures:
-    """Returns figures for proxyctl, and for Traefik with and without a health check."""
     rounds = SHORT_ROUNDS if short else ROUNDS
     with Rig() as rig:
-        controller, traefik = rig.controller(), Traefik(rig)
+        traefik = Traefik(rig)
         try:
-            samples = _rounds(rig, controller, traefik, rounds)
+            findings = _Bench(rig, rig.controller(), traefik).measure(rounds)
         finally:
             traefik.stop()
-    return _figures(samples)
+    return _figures(findings)
 
 
-def _rounds(rig: Rig, controller: Controller, traefik: Traefik, rounds: int) -> Mapping[str, Sequence[Sample]]:
-    samples: dict[str, list[Sample]] = {"proxyctl": [], "Traefik, health check 1s": [], "Traefik, no health check": []}
-    for number in range(rounds):
-        for way in samples:
-            host = f"{way[:1].lower()}{number}.example"
-            mine: Mapping[str, str] = {"host": host} if way == "proxyctl" else {}
-            other = {} if way == "proxyctl" else _traefik_labels(rig.run, host, check="no" not in way)
-            proxy, rival = (controller, traefik) if way == "proxyctl" else (traefik, controller)
-            with _stopped(rival):
-                samples[way].append(_sample(rig, proxy, host, mine, other))
-    return samples
+class _Bench:
+    def __init__(self, rig: Rig, controller: Controller, traefik: Traefik) -> None:
+        self._rig = rig
+        self._controller = controller
+        self._traefik = traefik
+        self._traffic = Traffic(rig)
+        self._number = 0
 
+    def measure(self, rounds: int) -> Findings:
+        ways = (OWN, CHECKED, UNCHECKED)
+        findings = Findings({way: [] for way in ways}, {way: [] for way in ways})
+        for number in range(rounds):
+            for way in ways:
+                findings.alone[way] += self._measure(way, 1, findings)
+                if number % GROUP == 0:
+                    findings.grouped[way] += self._measure(way, GROUP, findings)
+        self._traffic.close()
+        return findings
 
-def _traefik_labels(run: str, host: str, *, check: bool) -> dict[str, str]:
-    name = host.partition(".")[0]
-    labels = {
-        "bench.traefik": run,
-        "traefik.enable": "true",
-        f"traefik.http.routers.{name}.rule": f"Host(`{host}`)",
-        f"traefik.http.services.{name}.loadbalancer.server.port": "80",
-    }
-    if check:
-        labels[f"traefik.http.services.{name}.loadbalancer.healthcheck.path"] = "/"
-        labels[f"traefik.http.services.{name}.loadbalancer.healthcheck.interval"] = "1s"
-    return labels
+    def _measure(self, way: str, count: int, findings: Findings) -> list[Sample]:
+        own, traefik = (self._controller.port, self._controller.pid), (self._traefik.port, self._traefik.pid)
+        (port, _), (_, rival) = (own, traefik) if way == OWN else (traefik, own)
+        with _stopped(rival):
+            self._traffic.wait_quiet()
+            began = time.time()
+            samples = self._start(way, port, count)
+            findings.disturbed += self._traffic.foreign > began - QUIET
+        return samples
+
+    def _start(self, way: str, port: int, count: int) -> list[Sample]:
+        """Containers as `docker run` makes them, create and start at once, one after another; all of them polled."""
+        boxes: list[Box] = []
+        with ThreadPoolExecutor(2 * count) as pool:
+            calls, answers = [], []
+            for _ in range(count):
+                self._number += 1
+                host = f"app{self._number}.example"
+                box = self._create(way, host)
+                calls.append(time.time())
+                started = pool.submit(box.start)
+                answers.append(pool.submit(_first_answer, port, host, 0.0015 * count))
+                if len(calls) < count:
+                    started.result()
+                boxes.append(box)
+            answered = [answer.result() for answer in answers]
+        until(lambda: all(box.id in self._traffic.starts for box in boxes), 5, "the start events")
+        samples = [
+            Sample(at - call, at - self._traffic.starts[box.id]) for at, call, box in zip(answered, calls, boxes, strict=True)
+        ]
+        for box in boxes:
+            box.remove()
+        return samples
+
+    def _create(self, way: str, host: str) -> Box:
+        name = host.partition(".")[0]
+        if way == OWN:
+            return self._rig.create_container({"host": host}, name=name)
+        labels = {
+            "bench.traefik": self._rig.run,
+            "traefik.enable": "true",
+            f"traefik.http.routers.{name}.rule": f"Host(`{host}`)",
+            f"traefik.http.services.{name}.loadbalancer.server.port": "80",
+        }
+        if way == CHECKED:
+            labels[f"traefik.http.services.{name}.loadbalancer.healthcheck.path"] = "/"
+            labels[f"traefik.http.services.{name}.loadbalancer.healthcheck.interval"] = "1s"
+        return self._rig.create_container(other_labels=labels, name=name)
 
 
 @contextmanager
-def _stopped(proxy: Proxy) -> Iterator[None]:
-    os.kill(proxy.pid, signal.SIGSTOP)
+def _stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(proxy.pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
 
 
-def _sample(rig: Rig, proxy: Proxy, host: str, mine: Mapping[str, str], other: Mapping[str, str]) -> Sample:
-    """`docker run` as its client does it: create, and start at once."""
-    time.sleep(QUIET)
-    box = rig.create_container(mine, other_labels=other, name=host.partition(".")[0])
-    called = time.time()
-    starter = threading.Thread(target=box.start)
-    starter.start()
-    answered = _first_answer(proxy.port, host)
-    starter.join()
-    started = _started(rig, box, called)
-    box.remove()
-    return Sample(answered - called, answered - started)
-
-
-def _first_answer(port: int, host: str) -> float:
+def _first_answer(port: int, host: str, every: float) -> float:
     """When a new connection got a 200 (Unix time)."""
     request = f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
     end = time.time() + GIVE_UP
@@ -146,39 +208,41 @@ def _first_answer(port: int, host: str) -> float:
             connection.sendall(request)
             if connection.recv(64).startswith(b"HTTP/1.1 200 "):
                 return time.time()
-        time.sleep(POLL_EVERY)
+        time.sleep(every)
     raise AssertionError(f"no 200 from {host} within {GIVE_UP:g} s")
 
 
-def _started(rig: Rig, box: Box, since: float) -> float:
-    filters = {"container": box.id, "event": "start"}
-    for event in rig.client.events(since=int(since), until=int(time.time()) + 1, filters=filters, decode=True):
-        return float(event["timeNano"]) / 1e9
-    raise AssertionError(f"the engine has forgotten the start of {box.name}")
-
-
-def _figures(samples: Mapping[str, Sequence[Sample]]) -> Figures:
-    rows, values = [], dict[str, Value]()
-    medians: dict[str, float] = {}
-    for way, found in samples.items():
-        calls, events = [s.since_call for s in found], [s.since_event for s in found]
-        medians[way] = median(events)
-        rows.append((way, *(milliseconds(f(v)) for v in (events, calls) for f in (median, lambda v: share(v, 0.9)))))
+def _figures(findings: Findings) -> Figures:
+    alone = {way: [s.since_event for s in found] for way, found in findings.alone.items()}
+    grouped = {way: [s.since_event for s in found] for way, found in findings.grouped.items()}
+    rows, values = [], dict[str, Value](disturbed=findings.disturbed)
+    for way, found in alone.items():
+        calls = median([s.since_call for s in findings.alone[way]])
+        rows.append((way, *_both(found), milliseconds(calls), *_both(grouped[way])))
         key = way.lower().replace(",", "").replace(" ", "_")
-        values |= {f"{key}_median_ms": round(median(events) * 1000, 1), f"{key}_p90_ms": round(share(events, 0.9) * 1000, 1)}
-    own, checked, unchecked = medians.values()
-    rows.append(("Traefik / proxyctl, health check", f"{checked / own:.1f} x", "", "", ""))
-    rows.append(("Traefik / proxyctl, none", f"{unchecked / own:.1f} x", "", "", ""))
-    missed = []
-    if own > TARGET_MEDIAN:
-        missed.append(f"median {milliseconds(own)}, wanted {milliseconds(TARGET_MEDIAN)}")
-    if own > checked * TARGET_RATIO:
-        missed.append(f"{own / checked:.2f} of Traefik's, wanted {TARGET_RATIO:g}")
+        values[f"{key}_alone_ms"] = round(median(found) * 1000, 1)
+        values[f"{key}_of_five_ms"] = round(median(grouped[way]) * 1000, 1)
+    for way in (CHECKED, UNCHECKED):
+        ratios = [median(times[way]) / median(times[OWN]) for times in (alone, grouped)]
+        rows.append((f"{way} / {OWN}", f"{ratios[0]:.1f} x", "", "", f"{ratios[1]:.1f} x", ""))
+    own = median(alone[OWN])
+    missed = [f"alone {milliseconds(own)}, wanted {milliseconds(TARGET_MEDIAN)}"] if own > TARGET_MEDIAN else []
+    for situation, times in (("alone", alone), ("of five", grouped)):
+        ratio = median(times[OWN]) / median(times[CHECKED])
+        if ratio > TARGET_RATIO:
+            missed.append(f"{situation} {ratio:.2f} of Traefik's with a health check, wanted {TARGET_RATIO:g}")
     return Figures(
         name="speed",
-        title=f"speed: container start -> first 200, {len(samples['proxyctl'])} each",
-        columns=("", "since start event, median", "p90", "since start call, median", "p90"),
+        title=(
+            f"speed: a container's start event -> first 200; {len(alone[OWN])} alone, {len(grouped[OWN])} in groups of {GROUP}; "
+            f"{findings.disturbed} measurements disturbed by other containers"
+        ),
+        columns=("", "alone, median", "p90", "since the start call", f"one of {GROUP}, median", "p90"),
         rows=rows,
         values=values,
         missed=missed,
     )
+
+
+def _both(values: Sequence[float]) -> tuple[str, str]:
+    return milliseconds(median(values)), milliseconds(share(values, 0.9))

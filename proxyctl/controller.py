@@ -41,7 +41,7 @@ from proxyctl.state import State, StateStore
 KEEP_GENERATIONS = 5
 RETRY_AFTER = 30.0
 """The longest pause in seconds between two attempts after a failure."""
-BURST, WINDOW = 8, 5.0
+BURST, WINDOW = 20, 10.0
 """Reloads at once, and the seconds in which there may be no more: old workers live on for a while after each."""
 
 

@@ -31,7 +31,7 @@ from docker.utils import kwargs_from_env
 
 BACKEND = "proxyctl-testbed/backend"
 NGINX = "proxyctl-testbed/nginx:1.31.3"
-TESTBED = "proxyctl.testbed"
+TESTBED = "testbed.proxyctl"
 """The label by which `scripts/testbed down` finds what a killed run has left."""
 PRIVATE = Path("/run/proxyctl-testbed/docker.sock")
 LOOPBACK = "127.0.0.1"
@@ -257,6 +257,17 @@ class Controller:
             raise
         return answer
 
+    def wait_rejected(self, name: str, within: float = 5.0) -> dict[str, Any]:
+        """What the log says of a container whose name ends so, as soon as it does."""
+        told: list[dict[str, Any]] = []
+
+        def said() -> bool:
+            told[:] = [r for r in self.records("rejected") if str(r["container"]).endswith(name)]
+            return bool(told)
+
+        until(said, within, f"a rejection of {name}")
+        return told[0]
+
     def records(self, event: str = "") -> list[dict[str, Any]]:
         """The log's lines, all or those of one event (`live`, `rejected`)."""
         found = []
@@ -278,9 +289,10 @@ class Controller:
 class Rig:
     """`with Rig() as rig:` one run's own corner of the engine."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        """`prefix`: the label prefix, where people shall see the usual one; then it is not this run's alone."""
         self.run = f"rig{os.getpid():x}x{random.randrange(16**4):04x}"
-        self.prefix = self.run
+        self.prefix = prefix or self.run
         self.client = connect()
         self.directory = Path(tempfile.mkdtemp(prefix=f"proxyctl-{self.run}-"))
         self._controllers: list[Controller] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import calendar
+import errno
 import re
 import signal as signals
 import threading
@@ -89,7 +90,7 @@ class DockerHost:
             except docker.errors.APIError as error:
                 raise EngineRefused(error.status_code or 500, str(error.explanation or error)) from error
             except (requests.RequestException, docker.errors.DockerException, OSError) as error:
-                raise EngineUnavailable(f"the Docker engine at {self.endpoint} does not answer: {error}") from error
+                raise EngineUnavailable(f"the Docker engine at {self.endpoint} does not answer: {_why(error)}") from error
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, run)
 
@@ -218,6 +219,24 @@ class DockerHost:
 
     async def disconnect_network(self, network: str, container: str) -> None:
         await self._call(lambda c: c.disconnect_container_from_network(container, network, force=True))
+
+
+_HINTS = {
+    errno.ENOENT: "there is no such socket: start Docker, set docker.endpoint, or mount the socket into this container",
+    errno.EACCES: "permission denied: run as root or as a member of the socket's group (in a container: --group-add GID)",
+    errno.ECONNREFUSED: "connection refused: start Docker there, or set docker.endpoint",
+}
+
+
+def _why(error: BaseException) -> str:
+    """What to do about the mistakes that everybody makes. requests and urllib3 wrap the OSError several times."""
+    causes: list[object] = [error]
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno in _HINTS:
+            return _HINTS[cause.errno]
+        if isinstance(cause, BaseException) and len(causes) < 50:
+            causes += [*cause.args, cause.__cause__, cause.__context__, getattr(cause, "reason", None)]
+    return str(error)
 
 
 # ---------------------------------------------------------------- the engine's JSON -> model

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 
+import stamina
 import structlog
 
 from proxyctl.model import CycleReport, Rejection
@@ -29,6 +30,8 @@ def configure() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    # What a retry is about is in the report of a cycle, once; stamina would write every attempt.
+    stamina.instrumentation.set_on_retry_hooks([])
 
 
 class CycleLog:

@@ -34,10 +34,14 @@ def served(rig: Rig, relay: Relay) -> Iterator[Controller]:
 
 
 def add(rig: Rig, controller: Controller, name: str) -> None:
-    rig.create_container(name=f"{name}{time.monotonic_ns()}", other_labels={f"{controller.prefix}.host": f"{name}.example"}).start()
+    rig.create_container(
+        name=f"{name}{time.monotonic_ns()}", other_labels={f"{controller.prefix}.host": f"{name}.example"}
+    ).start()
 
 
-def test_an_engine_that_goes_away_takes_no_route_with_it_and_nothing_is_missed(rig: Rig, relay: Relay, served: Controller) -> None:
+def test_an_engine_that_goes_away_takes_no_route_with_it_and_nothing_is_missed(
+    rig: Rig, relay: Relay, served: Controller
+) -> None:
     with Load("site.example", served.port, new_per_second=50, keepalive_clients=5) as load:
         relay.cut()
         add(rig, served, "meanwhile")

@@ -119,7 +119,9 @@ def test_a_missing_image_and_a_taken_port_are_said_in_words(rig: Rig) -> None:
     until(lambda: missing.records("failed"), 10, "an error in the log")
     assert "nowhere/nginx:0" in missing.records("failed")[0]["error"]
     missing.stop()
-    box = rig.run_container(image=BACKEND, name="porttaker", host_config={"PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}})
+    box = rig.run_container(
+        image=BACKEND, name="porttaker", host_config={"PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}}
+    )
     taken = box.inspect()["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"]
     blocked = rig.controller({"nginx": {"publish": [f"127.0.0.1:{taken}:80"]}}, start=False, prefix=f"{rig.prefix}port")
     blocked.start(wait=False)

@@ -96,9 +96,7 @@ def test_ipv6_alone_is_enough(rig: Rig, controller: Controller) -> None:
 
 def test_a_container_without_a_network_is_told_what_to_do(rig: Rig, controller: Controller) -> None:
     rig.run_container({"host": "alone.example"}, name="alone", network="none")
-    until(lambda: [r for r in controller.records("rejected") if r["container"].endswith("alone")], 5, "a rejection")
-    told = next(r for r in controller.records("rejected") if r["container"].endswith("alone"))
-    assert "--network" in told["hint"]
+    assert "--network" in controller.wait_rejected("alone")["hint"]
 
 
 def test_without_join_the_published_port_is_used_and_the_rest_is_told(rig: Rig) -> None:
@@ -113,6 +111,5 @@ def test_without_join_the_published_port_is_used_and_the_rest_is_told(rig: Rig) 
     ).start()
     rig.create_container(name="unpublished", network=network, other_labels={f"{prefix}.host": "unpublished.example"}).start()
     controller.wait_for("published.example", backend="published")
-    told = [r for r in controller.records("rejected") if r["container"].endswith("unpublished")]
-    assert "nginx.join" in told[0]["hint"]
+    assert "nginx.join" in controller.wait_rejected("unpublished")["hint"]
     controller.stop()

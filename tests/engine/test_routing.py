@@ -3,21 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
-from tests.rig import Controller, Rig, ask, until
-
-
-def rejection(controller: Controller, name: str) -> dict[str, Any]:
-    """What the log says of a container, as soon as it does."""
-    told: list[dict[str, Any]] = []
-
-    def said() -> bool:
-        told[:] = [r for r in controller.records("rejected") if r["container"].endswith(name)]
-        return bool(told)
-
-    until(said, 5, f"a rejection of {name}")
-    return told[0]
+from tests.rig import Controller, Rig, ask
 
 
 def test_a_labelled_container_is_served_by_name(rig: Rig, controller: Controller) -> None:
@@ -89,7 +76,7 @@ def test_a_wrong_label_is_told_and_harms_nobody_else(rig: Rig, controller: Contr
     rig.run_container({"host": "good.example"}, name="good")
     rig.run_container({"host": "typo.example", "pathh": "/x"}, name="typo")
     controller.wait_for("good.example", backend="good")
-    told = rejection(controller, "typo")
+    told = controller.wait_rejected("typo")
     assert told["label"] == f"{rig.prefix}.pathh"
     assert f"{rig.prefix}.path?" in told["hint"]
     assert controller.ask("typo.example").status == 404
@@ -99,7 +86,7 @@ def test_a_host_that_is_taken_stays_with_its_owner(rig: Rig, controller: Control
     rig.run_container({"host": "mine.example"}, name="owner")
     controller.wait_for("mine.example", backend="owner")
     rig.run_container({"host": "mine.example"}, name="challenger")
-    assert "owner" in rejection(controller, "challenger")["problem"]
+    assert "owner" in controller.wait_rejected("challenger")["problem"]
     assert {controller.ask("mine.example").backend for _ in range(20)} == {"owner"}
 
 

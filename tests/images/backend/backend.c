@@ -22,6 +22,7 @@
  * (X-Backend-Target).
  */
 #define _GNU_SOURCE
+#include "websocket.h"
 #include <errno.h>
 #include <getopt.h>
 #include <netinet/in.h>
@@ -30,7 +31,6 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -285,99 +285,6 @@ static void answer_exit(struct connection *c)
     _exit(1);
 }
 
-/* --- websockets (RFC 6455) ------------------------------------------------------------------------------------------ */
-
-static uint32_t rotate(uint32_t x, int n)
-{
-    return x << n | x >> (32 - n);
-}
-
-/* SHA-1 (RFC 3174) of a text of at most 119 bytes: two blocks are all that a handshake needs. */
-static void sha1(const char *text, uint8_t digest[20])
-{
-    uint32_t h[5] = {0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0};
-    uint8_t data[128] = {0};
-    size_t length = strlen(text), blocks = length < 56 ? 1 : 2;
-    memcpy(data, text, length);
-    data[length] = 0x80;
-    data[blocks * 64 - 2] = length * 8 >> 8;
-    data[blocks * 64 - 1] = length * 8;
-    for (const uint8_t *block = data; block < data + blocks * 64; block += 64) {
-        uint32_t w[80], a = h[0], b = h[1], c = h[2], d = h[3], e = h[4];
-        for (int t = 0; t < 16; t++)
-            w[t] = (uint32_t)block[4 * t] << 24 | block[4 * t + 1] << 16 | block[4 * t + 2] << 8 | block[4 * t + 3];
-        for (int t = 16; t < 80; t++)
-            w[t] = rotate(w[t - 3] ^ w[t - 8] ^ w[t - 14] ^ w[t - 16], 1);
-        for (int t = 0; t < 80; t++) {
-            uint32_t f = t < 20   ? ((b & c) | (~b & d)) + 0x5A827999
-                         : t < 40 ? (b ^ c ^ d) + 0x6ED9EBA1
-                         : t < 60 ? ((b & c) | (b & d) | (c & d)) + 0x8F1BBCDC
-                                  : (b ^ c ^ d) + 0xCA62C1D6;
-            uint32_t next = rotate(a, 5) + f + e + w[t];
-            e = d, d = c, c = rotate(b, 30), b = a, a = next;
-        }
-        h[0] += a, h[1] += b, h[2] += c, h[3] += d, h[4] += e;
-    }
-    for (int i = 0; i < 20; i++)
-        digest[i] = h[i / 4] >> (24 - i % 4 * 8);
-}
-
-/* Base64 of a digest: 20 bytes are 27 digits and one `=`. */
-static void base64(const uint8_t digest[20], char text[29])
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    uint8_t padded[21] = {0};
-    memcpy(padded, digest, 20);
-    for (int i = 0; i < 28; i++) {
-        const uint8_t *group = padded + i / 4 * 3;
-        uint32_t bits = group[0] << 16 | group[1] << 8 | group[2];
-        text[i] = digits[bits >> (18 - i % 4 * 6) & 63];
-    }
-    text[27] = '=';
-    text[28] = '\0';
-}
-
-static void send_frame(FILE *out, int first, const uint8_t *payload, size_t length)
-{
-    fputc(first, out);
-    if (length < 126) {
-        fputc(length, out);
-    } else if (length < 1 << 16) {
-        fputc(126, out);
-        for (int shift = 8; shift >= 0; shift -= 8)
-            fputc(length >> shift, out);
-    } else {
-        fputc(127, out);
-        for (int shift = 56; shift >= 0; shift -= 8)
-            fputc(length >> shift, out);
-    }
-    fwrite(payload, 1, length, out);
-    fflush(out);
-}
-
-/* Echoes one frame; a ping becomes a pong. False after a close frame or an error. */
-static bool echo_frame(struct connection *c)
-{
-    enum { CLOSE = 8, PING = 9, PONG = 10, MASKED = 0x80 };
-    int first = fgetc(c->in), second = fgetc(c->in);
-    if (first == EOF || second == EOF || !(second & MASKED))
-        return false;
-    size_t length = second & 127;
-    int extra = length == 126 ? 2 : length == 127 ? 8 : 0;
-    for (length = extra ? 0 : length; extra; extra--)
-        length = length << 8 | (fgetc(c->in) & 255);
-    uint8_t mask[4];
-    c->body_length = 0;
-    if (fread(mask, 1, 4, c->in) != 4 || !append_body(c, length))
-        return false;
-    for (size_t i = 0; i < length; i++)
-        c->body[i] ^= mask[i % 4];
-    int opcode = first & 15;
-    if (opcode != PONG)
-        send_frame(c->out, opcode == PING ? (first & 0xF0) | PONG : first, (uint8_t *)c->body, length);
-    return opcode != CLOSE && !ferror(c->out);
-}
-
 static void answer_websocket(struct connection *c)
 {
     const char *key = header(c, "Sec-WebSocket-Key");
@@ -385,16 +292,12 @@ static void answer_websocket(struct connection *c)
         answer_status(c, 426);
         return;
     }
-    char text[128], accept[29];
-    uint8_t digest[20];
-    snprintf(text, sizeof text, "%.*s258EAFA5-E914-47DA-95CA-C5AB0DC85B11", (int)strnlen(key, 24), key);
-    sha1(text, digest);
-    base64(digest, accept);
+    char accept[29];
+    websocket_accept(key, accept);
     fprintf(c->out, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                     "X-Backend: %s\r\nSec-WebSocket-Accept: %s\r\n\r\n", options.name, accept);
     fflush(c->out);
-    while (echo_frame(c))
-        ;
+    websocket_echo(c->in, c->out);
     c->close = true;
 }
 
