@@ -187,7 +187,7 @@ class Controller:
         wake, parts = course.wake, self._parts
         with course.stage("read"):
             self._snapshot = await parts.inventory.refresh(wake, time.monotonic())
-            if self.nginx is None or wake.relist or self.nginx.id in wake.containers:
+            if self.nginx is None or wake.relist or self.nginx.id in wake.containers | wake.died:
                 self.nginx = await parts.container.ensure()
         nginx = self.nginx
         if self._offered:
@@ -209,10 +209,13 @@ class Controller:
             plan = self.plan = self._plan(course, nginx)
         fileset = self._render(course, plan.table, nginx)
         course.changes = changes.between(self.published, plan.table)
-        if not await self._is_live(fileset, nginx, wake):
-            await self._publish(course, fileset, nginx, plan)
+        leaving = asyncio.create_task(self._leave(nginx, plan))
+        try:
+            if not await self._is_live(fileset, nginx, wake):
+                await self._publish(course, fileset, nginx)
+        finally:
+            await leaving
         self.published = plan.table
-        await self._leave(nginx, plan)
         await self._remember(plan, fileset, tidy=wake.relist)
         if plan.ahead is not plan.table:
             await self._test_ahead(course, plan, nginx)
@@ -264,7 +267,7 @@ class Controller:
 
     # ------------------------------------------------------------ publishing
 
-    async def _publish(self, course: _Course, fileset: FileSet, nginx: NginxInstance, plan: Plan) -> None:
+    async def _publish(self, course: _Course, fileset: FileSet, nginx: NginxInstance) -> None:
         parts = self._parts
         with course.stage("write"):
             draft = await parts.drafts.write(fileset)
@@ -273,36 +276,25 @@ class Controller:
         with course.stage("promote"):
             published = await parts.reference.promote(tested)
         try:
-            await self._reload(course, published, nginx, plan)
+            await self._reload(course, published, nginx)
         except NotProved as error:
-            await self._put_back(course, published, nginx, plan, error)
+            await self._put_back(course, published, nginx, error)
         course.result = "live"
         if course.wake.at:
             course.event_to_live = time.monotonic() - course.wake.at
 
-    async def _reload(self, course: _Course, published: Published, nginx: NginxInstance, plan: Plan) -> None:
-        leaving: list[asyncio.Task[None]] = []
+    async def _reload(self, course: _Course, published: Published, nginx: NginxInstance) -> None:
+        self._reloads.append(time.monotonic())
+        with course.stage("prove"):
+            self.live = await self._parts.reloader.reload(published, nginx, self.live)
 
-        def signalled() -> None:
-            course.stages["signal"] = time.monotonic() - began
-            leaving.append(asyncio.create_task(self._leave(nginx, plan)))
-
-        began = time.monotonic()
-        self._reloads.append(began)
-        try:
-            with course.stage("prove"):
-                self.live = await self._parts.reloader.reload(published, nginx, self.live, signalled)
-        finally:
-            for task in leaving:
-                await task
-
-    async def _put_back(self, course: _Course, published: Published, nginx: NginxInstance, plan: Plan, why: NotProved) -> None:
+    async def _put_back(self, course: _Course, published: Published, nginx: NginxInstance, why: NotProved) -> None:
         """The last good configuration again, proved. Raises NotProved in any case: the wanted one is not live."""
         if not published.previous or published.previous == published.digest:
             raise why
         back = await self._parts.reference.restore(published)
         try:
-            await self._reload(course, back, nginx, plan)
+            await self._reload(course, back, nginx)
         except NotProved as error:
             self.live = None
             raise NotProved(f"{why.reason}; and the last good configuration could not be proved: {error.reason}") from error
@@ -320,10 +312,12 @@ class Controller:
             course.result = "tested"
 
     async def _leave(self, nginx: NginxInstance, plan: Plan) -> None:
-        """Takes nginx out of networks that it was put into and that have no target any more."""
+        """Takes nginx out of networks that it was put into and that have no target any more: at once, because what removes the
+        last container removes its network next."""
         left = self.state.joined - plan.networks
         if left:
             self.state = replace(self.state, joined=self.state.joined - left)
+            self.nginx = None
             await self._parts.container.leave(nginx, left)
 
     async def _remember(self, plan: Plan, fileset: FileSet, *, tidy: bool) -> None:

@@ -310,6 +310,8 @@ class Wake:
 
     reasons: tuple[str, ...] = ()
     containers: frozenset[str] = frozenset()
+    died: frozenset[str] = frozenset()
+    """Ids of `die` events: known to be down without asking."""
     killed: frozenset[tuple[str, int]] = frozenset()
     """(container id, signal number) of `kill` events: the container may be about to end."""
     relist: bool = False
@@ -322,6 +324,7 @@ class Wake:
         return Wake(
             reasons=reasons[:8],
             containers=self.containers | other.containers,
+            died=self.died | other.died,
             killed=self.killed | other.killed,
             relist=self.relist or other.relist,
             urgent=self.urgent or other.urgent,

@@ -1,4 +1,4 @@
-"""A unix socket between a controller and its engine that can be cut, or go silent: the faults of an engine without touching it."""
+"""A unix socket between a controller and its engine that can be cut, or go silent: an engine's faults without touching it."""
 
 from __future__ import annotations
 

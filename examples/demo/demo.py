@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -82,7 +82,7 @@ class Demo:
 def started_at(box: Box) -> float:
     """When the container's process started, by the engine's clock."""
     text = str(box.inspect()["State"]["StartedAt"])
-    return datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00").timestamp()
+    return datetime.strptime(text[:26].rstrip("Z"), "%Y-%m-%dT%H:%M:%S.%f").replace(tzinfo=UTC).timestamp()
 
 
 def play(demo: Demo) -> bool:
@@ -157,7 +157,7 @@ def cli(controller: Controller) -> list[str]:
     return [str(Path(sys.executable).with_name("proxyctl")), "--config", str(controller.config)]
 
 
-def what_to_try(controller: Controller, rig: Rig, console: Console) -> None:
+def what_to_try(controller: Controller, console: Console) -> None:
     command = " ".join(cli(controller))
     console.print(
         f"\nIt goes on running (controller pid {controller.pid}). Try:\n"
@@ -181,7 +181,7 @@ def main() -> int:
         demo = Demo(rig, console)
         good = play(demo)
         if keep and demo.controller:
-            what_to_try(demo.controller, rig, console)
+            what_to_try(demo.controller, console)
     except KeyboardInterrupt:
         keep, good = False, False
     finally:

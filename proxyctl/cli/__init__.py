@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from importlib import import_module
-from typing import cast
+from typing import NoReturn, cast
 
 import click
 
@@ -29,6 +30,10 @@ COMMANDS = {
     "completion": "version:completion",
     "healthcheck": "healthcheck:healthcheck",
 }
+
+
+BROKEN_PIPE = 141
+"""What the shell makes of SIGPIPE."""
 
 
 class _Commands(click.Group):
@@ -62,10 +67,22 @@ def group(ctx: click.Context) -> None:
     ctx.ensure_object(Options)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> NoReturn:
+    """The process: runs the command of `sys.argv` and ends."""
+    status = call()
+    if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
+        # A thread waits for an engine that does not answer. Nothing hangs on it, and Python would wait for it, too.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def call(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     try:
         status = group.main(arguments, prog_name="proxyctl", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return 2
@@ -74,8 +91,9 @@ def main(arguments: list[str] | None = None) -> int:
         return stop.status
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        # The reader has left (`proxyctl history | head`). Python would complain again when it flushes at exit.
+    except (BrokenPipeError, SystemExit):
+        # The reader has left (`proxyctl history | head`), which click takes for an end of its own. Python would complain again
+        # when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return BROKEN_PIPE
     return int(status or 0)

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def check(options: Options, file: Path | None, *, as_json: bool) -> int:
-    """Check configuration, templates and the labels of all containers; or those of a compose FILE, before anything runs.
+    """Tell what would be rejected.
 
+    Checks the configuration, the templates and the labels of all containers; or those of a compose FILE, before anything runs.
     Exit status 1 when something would be rejected.
     """
     notes: list[str] = []

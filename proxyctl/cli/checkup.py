@@ -36,14 +36,14 @@ class Finding:
 async def examine(config: Config, config_file: Path, api_socket: Path) -> list[Finding]:
     app = App(config, config_file)
     try:
-        running = await _controller(api_socket)
+        running, reached = await _controller(api_socket)
         engine = await _engine(app)
         findings = [engine]
         if engine.standing != "fail":
             findings += [finding async for finding in _nginx(app)]
         findings += _directories(config)
         findings.append(running)
-        findings += _ports(config, controller_runs=running.standing == "ok")
+        findings += _ports(config, controller_runs=reached)
     finally:
         app.engine.close()
     return findings
@@ -201,14 +201,15 @@ def _answers(address: str, port: int) -> bool:
         return False
 
 
-async def _controller(path: Path) -> Finding:
+async def _controller(path: Path) -> tuple[Finding, bool]:
+    """What it says of itself, and whether there is one."""
     try:
         async with connect(path) as client:
             status = await client.status()
     except Unreachable as error:
-        return Finding("warn", "controller", str(error))
+        return Finding("warn", "controller", str(error)), False
     except (TimedOut, Refused) as error:
-        return Finding("fail", "controller", str(error))
+        return Finding("fail", "controller", str(error)), True
     if status.error:
-        return Finding("fail", "controller", f"{status.version}, not in sync: {status.error}", "see `proxyctl status`")
-    return Finding("ok", "controller", f"{status.version} at {path}, in sync")
+        return Finding("fail", "controller", f"{status.version}, not in sync: {status.error}", "see `proxyctl status`"), True
+    return Finding("ok", "controller", f"{status.version} at {path}, in sync"), True

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def doctor(options: Options, *, as_json: bool) -> int:
-    """Check the engine, nginx, directories, ports and the controller. Exit status 1 when something fails."""
+    """Check everything that proxyctl stands on.
+
+    The engine, nginx, directories, ports, the controller. Exit status 1 when something fails.
+    """
     from proxyctl.cli import checkup
 
     findings = asyncio.run(checkup.examine(options.config(), options.config_file, options.socket_path()))

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def explain(options: Options, url: str, *, as_json: bool) -> int:
-    """Tell which container answers HOST/PATH, and why others do not. Exit status 1 when none does."""
+    """Tell who answers a URL, and why others do not.
+
+    Exit status 1 when nobody does.
+    """
     if as_json:
         body = ask(options, lambda client: client.raw("/api/v1/explain", {"url": url}))
         click.echo(body, nl=False)

@@ -26,26 +26,26 @@ class Stop(Exception):  # noqa: N818
 
 @dataclass
 class Options:
-    file: Path | None = None
-    socket: Path | None = None
+    given_file: Path | None = None
+    given_socket: Path | None = None
 
     @property
     def config_file(self) -> Path:
         """Where the configuration is, or would be."""
-        return (self.file or DEFAULT_FILE).absolute()
+        return (self.given_file or DEFAULT_FILE).absolute()
 
     def config(self) -> Config:
         """Raises Stop with status 2."""
         from proxyctl import config as configuration
 
         try:
-            return configuration.load(self.file)
+            return configuration.load(self.given_file)
         except configuration.ConfigError as error:
             raise Stop(str(error), USAGE) from error
 
     def socket_path(self) -> Path:
         """Of the API: the option, else what the configuration says."""
-        return self.socket or Path(self.config().api.socket)
+        return self.given_socket or Path(self.config().api.socket)
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
@@ -57,7 +57,7 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Path | None) ->
 def GLOBAL() -> list[click.Parameter]:  # noqa: N802 - reads as the constant that it stands for; click needs new ones each time
     return [
         click.Option(
-            ["--config", "file"],
+            ["--config", "given_file"],
             metavar="FILE",
             type=click.Path(path_type=Path),
             envvar="PROXYCTL_CONFIG",
@@ -66,7 +66,7 @@ def GLOBAL() -> list[click.Parameter]:  # noqa: N802 - reads as the constant tha
             help=f"Configuration (PROXYCTL_CONFIG; {DEFAULT_FILE} when it exists).",
         ),
         click.Option(
-            ["--socket", "socket"],
+            ["--socket", "given_socket"],
             metavar="PATH",
             type=click.Path(path_type=Path),
             envvar="PROXYCTL_SOCKET",

@@ -26,7 +26,10 @@ def _note(text: str) -> None:
 @click.command(cls=Command)
 @click.pass_obj
 def render(options: Options) -> int:
-    """Print the configuration that nginx would be given now. Needs no controller."""
+    """Print the nginx configuration as of now.
+
+    Reads the engine itself; needs no controller.
+    """
     from proxyctl.cli.offline import draw
 
     fileset = draw(options, _note).fileset
@@ -48,7 +51,10 @@ def _files(fileset: FileSet) -> Mapping[str, str]:
 @click.command(cls=Command)
 @click.pass_obj
 def diff(options: Options) -> int:
-    """Compare what is published with what would be rendered now. Exit status 1 when they differ."""
+    """Compare what is published with `render`.
+
+    Exit status 1 when they differ.
+    """
     from proxyctl.cli.offline import draw
 
     published = _published(options.config().nginx_dir)

@@ -13,7 +13,10 @@ from proxyctl.cli.options import DONE, USAGE, Command, Options, Stop
 @click.command(cls=Command)
 @click.pass_obj
 def run(options: Options) -> int:
-    """Run the controller until SIGTERM or Ctrl-C. nginx goes on when it ends."""
+    """Run the controller, in the foreground.
+
+    It ends at SIGTERM and Ctrl-C; nginx goes on with what is live.
+    """
     import structlog
 
     from proxyctl.app import App

@@ -69,7 +69,7 @@ def _row(route: Route) -> tuple[str | Text, ...]:
 def _problems(status: Status) -> Iterable[str | Text]:
     if status.error:
         yield styled(f"  {status.error}", "red")
-    if not status.engine.connected:
+    elif not status.engine.connected:
         yield f"  the Docker engine at {status.engine.endpoint} does not answer: nothing new is routed until it does"
     if status.nginx and status.nginx.outdated:
         name = status.nginx.container

@@ -25,7 +25,10 @@ def version(*, as_json: bool) -> None:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print a completion script: eval "$(proxyctl completion bash)"."""
+    """Print the shell's completion script.
+
+    bash: eval "$(proxyctl completion bash)"; fish: proxyctl completion fish | source
+    """
     from click.shell_completion import get_completion_class
 
     if kind := get_completion_class(shell):

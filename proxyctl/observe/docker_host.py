@@ -14,8 +14,10 @@ import signal as signals
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import docker
@@ -127,7 +129,15 @@ class DockerHost:
 
     async def processes(self, container: str) -> list[tuple[int, str]]:
         """(pid on the host, title) of each process in a container."""
-        raw = await self._call(lambda c: c.top(container, "-eo pid,args"))
+        try:
+            raw = await self._call(lambda c: c.top(container, "-eo pid,args"))
+        except EngineRefused:
+            # The engine runs its host's ps for this, and a small host may have none. On the same host, /proc tells as much.
+            found = await self.inspect_raw(container)
+            here = _family(int(found["State"]["Pid"])) if found else []
+            if not here:
+                raise
+            return here
         return [(int(row[0]), str(row[1])) for row in raw["Processes"] or []]
 
     async def logs(self, container: str, since_unix: float) -> str:
@@ -237,6 +247,18 @@ def _why(error: BaseException) -> str:
         if isinstance(cause, BaseException) and len(causes) < 50:
             causes += [*cause.args, cause.__cause__, cause.__context__, getattr(cause, "reason", None)]
     return str(error)
+
+
+def _family(parent: int, proc: Path = Path("/proc")) -> list[tuple[int, str]]:
+    """(pid, title) of a process and its children, where this process can see them."""
+    found = []
+    for entry in proc.glob("[0-9]*"):
+        with suppress(OSError):
+            after_name = (entry / "stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
+            if int(entry.name) == parent or int(after_name[1]) == parent:
+                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+                found.append((int(entry.name), title))
+    return found
 
 
 # ---------------------------------------------------------------- the engine's JSON -> model

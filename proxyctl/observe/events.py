@@ -17,8 +17,6 @@ from proxyctl.model import EngineEvent, EngineUnavailable, Wake
 
 LOOK_AGAIN = 5.0
 """Seconds after which a folder that was not there is looked for again."""
-URGENT = frozenset({"kill", "die"})
-"""A target that goes must be out before its address has another owner."""
 
 
 class Engine(Protocol):
@@ -96,10 +94,13 @@ class _Ended(Exception):  # noqa: N818
 
 
 def wake_for(event: EngineEvent, now: float) -> Wake:
+    """`kill` and `die` are urgent: a target that goes must be out before its address has another owner."""
     reason = f"{event.action} {event.container_id[:12]}"
     if event.action == "kill":
         return Wake((reason,), killed=frozenset({(event.container_id, event.signal)}), urgent=True, at=now)
-    return Wake((reason,), frozenset({event.container_id}), urgent=event.action in URGENT, at=now)
+    if event.action == "die":
+        return Wake((reason,), died=frozenset({event.container_id}), urgent=True, at=now)
+    return Wake((reason,), frozenset({event.container_id}), at=now)
 
 
 async def tick(wakes: Wakes, seconds: float) -> None:

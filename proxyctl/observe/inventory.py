@@ -54,6 +54,8 @@ class Inventory:
 
     async def refresh(self, wake: Wake, now: float) -> Snapshot:
         """Reads what the wake asks for. Raises what the engine raises, and then knows no less than before."""
+        for container_id in wake.died & self._known.keys():
+            self._known[container_id] = replace(self._known[container_id], state="exited")
         if wake.relist or not self._listed or len(wake.containers) >= RELIST_FROM:
             await self._relist()
         elif wake.containers:

@@ -103,7 +103,7 @@ def plan(inputs: Inputs) -> Plan:
         probes=tuple(probes.values()),
         networks=frozenset(networks),
         owners=owners,
-        holds_back=bool(held),
+        holds_back=any(claim.target != PENDING and _is_young(inputs, claim) for key in held for claim in owned[key]),
     )
 
 

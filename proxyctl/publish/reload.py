@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiohttp
@@ -58,17 +57,14 @@ class Reloader:
         self._address: tuple[str, int] | None = None
         self.signals = 0
 
-    async def reload(
-        self, published: Published, nginx: NginxInstance, before: Live | None, signalled: Callable[[], None]
-    ) -> Live:
-        """Raises NotProved. `signalled` is called once the first signal is out."""
+    async def reload(self, published: Published, nginx: NginxInstance, before: Live | None) -> Live:
+        """Raises NotProved. `before`: what was proved last, which saves asking for its workers."""
         if before and before.is_in(nginx):
             old = before.workers
         else:
             old = frozenset(w.pid for w in await self.workers(nginx) if not w.shutting_down)
         began, began_unix = time.monotonic(), time.time()
         await self._signal(nginx)
-        signalled()
         again = began + SIGNAL_AGAIN
         log_at = began + LOG_AFTER
         while time.monotonic() - began < GIVE_UP:

@@ -90,7 +90,7 @@ def test_a_template_of_ones_own_counts_and_a_broken_one_changes_nothing(rig: Rig
     assert served.ask("nobody.example").status == 418
 
 
-def test_a_reload_that_nginx_refuses_after_its_test_is_put_back_and_told(rig: Rig, served: Controller) -> None:
+def test_a_reload_that_nginx_refuses_after_its_test_is_put_back_and_told(served: Controller) -> None:
     """`nginx -t` takes a zone with another key; the reload does not."""
     sites = served.directory / "state" / "nginx" / "sites"
     zone = "limit_req_zone ${} zone=own:1m rate=1r/s;\nserver {{ listen 80; server_name {}.example; return 200 {}; }}\n"

@@ -31,6 +31,7 @@ from proxyctl.model import (
     VirtualHost,
 )
 from proxyctl.plan import labels, routes, vhosts
+from proxyctl.plan.targets import ALIVE
 
 REPOSITORY = Path(__file__).parents[2]
 FRONT = {"front": "10.0.0.5"}
@@ -52,13 +53,15 @@ def container(
     compose: str = "",
     **more: Any,
 ) -> Container:
-    """`said`: its labels, without `proxyctl.` in front; `networks`: name to address; `compose`: `PROJECT/SERVICE`."""
+    """`said`: labels without `proxyctl.` in front; `networks`: name to address while it runs; `compose`: `PROJECT/SERVICE`."""
     text = {f"proxyctl.{key}": value for key, value in (said or {}).items()}
     if compose:
         project, _, service = compose.partition("/")
         text |= {"com.docker.compose.project": project, "com.docker.compose.service": service}
     endpoints = tuple(
-        Endpoint(net, f"id-{net}", f"{name}@{net}" if ip or state == "running" else "", ip, (ipv6 or {}).get(net, ""), "")
+        Endpoint(net, f"id-{net}", f"{name}@{net}", ip, (ipv6 or {}).get(net, ""), "")
+        if state in ALIVE
+        else Endpoint(net, f"id-{net}", "", "", "", "")
         for net, ip in networks.items()
     )
     return Container(

@@ -1,0 +1,252 @@
+"""Who owns a host and path, whoever asks for it, in whatever order; and that one container harms only itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxyctl.model import Container, ContainerState, Owner, Plan
+from proxyctl.plan import routes
+from tests.unit import hostile, make
+from tests.unit.make import NOW, container, decide, places, refusals, serving
+
+
+def asks(name: str, *, created: float, state: ContainerState = "running", **more: str) -> Container:
+    return container(name, {"host": "a.example"} | more, created=created, state=state, networks={"front": f"10.0.1.{len(name)}"})
+
+
+FIRST, SECOND = asks("first", created=100.0), asks("second", created=200.0)
+
+
+def owned_by(service: str, lost_unix: float = 0.0) -> Mapping[str, Owner]:
+    return {"a.example/": Owner(service, lost_unix)}
+
+
+def test_among_newcomers_the_container_that_was_created_first_wins() -> None:
+    plan = decide([SECOND, FIRST])
+    assert serving(plan.table) == {"a.example/": ["first"]}
+    assert plan.owners == owned_by("first")
+
+
+def test_newcomers_of_one_moment_are_told_apart_by_id() -> None:
+    assert serving(decide([asks("b", created=1.0), asks("a", created=1.0)]).table) == {"a.example/": ["a"]}
+
+
+def test_the_incumbent_keeps_its_place_against_an_older_container() -> None:
+    assert serving(decide([FIRST, SECOND], owners=owned_by("second")).table) == {"a.example/": ["second"]}
+
+
+def test_an_incumbent_that_is_ill_keeps_its_place() -> None:
+    plan = decide([FIRST, SECOND], {"second": "unhealthy"}, owners=owned_by("second"))
+    assert serving(plan.table) == {"a.example/": ["second"]}
+
+
+def test_the_challenger_is_told_whose_place_it_is_once_for_each_route() -> None:
+    two = asks("first", created=100.0, host="a.example,d.example")
+    plan = decide([two, asks("second", created=200.0, host="a.example,d.example,z.example")], owners=owned_by("first"))
+    (rejection,) = plan.rejections
+    assert (rejection.container, rejection.reason, rejection.label) == ("second", "host-taken", "proxyctl.host")
+    assert rejection.message == "a.example/ belongs to the service first"
+    assert serving(plan.table) == {"a.example/": ["first"], "d.example/": ["first"], "z.example/": ["second"]}
+
+
+def test_a_challenger_that_does_not_run_is_not_told_anything() -> None:
+    assert decide([FIRST, asks("second", created=200.0, state="exited")], owners=owned_by("first")).rejections == ()
+
+
+def test_a_rejection_of_a_named_route_names_its_label() -> None:
+    challenger = container("second", {"routes.x.host": "a.example"}, created=200.0)
+    (rejection,) = decide([FIRST, challenger]).rejections
+    assert (rejection.route, rejection.label) == ("x", "proxyctl.routes.x.host")
+
+
+def test_another_path_of_a_host_is_another_place() -> None:
+    plan = decide([FIRST, asks("second", created=200.0, path="/git")], owners=owned_by("first"))
+    assert serving(plan.table) == {"a.example/": ["first"], "a.example/git": ["second"]}
+    assert plan.rejections == ()
+
+
+# ---------------------------------------------------------------- absence
+
+
+@pytest.mark.parametrize("state", ["created", "restarting", "paused"])
+def test_an_incumbent_that_is_only_restarting_keeps_its_place(state: ContainerState) -> None:
+    plan = decide([asks("first", created=100.0, state=state), SECOND], owners=owned_by("first"))
+    assert plan.owners == owned_by("first")
+    assert refusals(plan) == [("second", "host-taken")]
+
+
+def test_an_exited_incumbent_keeps_its_place_for_a_grace() -> None:
+    exited = asks("first", created=100.0, state="exited")
+    plan = decide([exited, SECOND], owners=owned_by("first"))
+    assert plan.owners == owned_by("first", NOW)
+    assert serving(plan.table) == {"a.example/": []}
+    later = decide([exited, SECOND], owners=plan.owners, now=NOW + routes.EXITED_GRACE - 0.1)
+    assert later.owners == owned_by("first", NOW)
+
+
+def test_an_exited_incumbent_loses_its_place_to_a_challenger_after_the_grace() -> None:
+    exited = asks("first", created=100.0, state="exited")
+    plan = decide([exited, SECOND], owners=owned_by("first", NOW - routes.EXITED_GRACE))
+    assert serving(plan.table) == {"a.example/": ["second"]}
+    assert plan.owners == owned_by("second")
+
+
+def test_an_exited_incumbent_that_nobody_challenges_keeps_its_place() -> None:
+    plan = decide([asks("first", created=100.0, state="exited")], owners=owned_by("first", NOW - 1e6))
+    assert serving(plan.table) == {"a.example/": []}
+    assert plan.owners == owned_by("first", NOW - 1e6)
+
+
+def test_an_incumbent_that_came_back_has_its_whole_grace_again() -> None:
+    assert decide([FIRST], owners=owned_by("first", NOW - 5)).owners == owned_by("first")
+
+
+def test_the_place_of_a_removed_container_says_503_for_a_while_and_then_is_unknown() -> None:
+    plan = decide([], owners=owned_by("first"))
+    assert serving(plan.table) == {"a.example/": []}
+    assert plan.owners == owned_by("first", NOW)
+    last = decide([], owners=plan.owners, now=NOW + routes.GONE_GRACE - 0.1)
+    assert serving(last.table) == {"a.example/": []}
+    after = decide([], owners=plan.owners, now=NOW + routes.GONE_GRACE)
+    assert places(after.table) == {}
+    assert after.owners == {}
+
+
+def test_the_place_of_a_removed_container_is_free_for_the_next_at_once() -> None:
+    plan = decide([SECOND], owners=owned_by("first"))
+    assert serving(plan.table) == {"a.example/": ["second"]}
+
+
+def test_a_path_that_is_remembered_keeps_its_path() -> None:
+    assert list(places(decide([], owners={"a.example/git/x": Owner("first")}).table)) == ["a.example/git/x"]
+
+
+# ---------------------------------------------------------------- any order, any neighbour
+
+states: st.SearchStrategy[ContainerState] = st.sampled_from(
+    ["running", "running", "exited", "created", "paused", "restarting", "dead"]
+)
+standing = st.sampled_from(["healthy", "unhealthy", "warming", None])
+few = st.fixed_dictionaries(
+    {"host": st.sampled_from(["a.example", "b.example", "a.example,b.example"])},
+    optional={
+        "path": st.sampled_from(["/", "/git"]),
+        "service": st.sampled_from(["web", "api"]),
+        "scheme": st.sampled_from(["http", "https"]),
+        "port": st.sampled_from(["80", "no"]),
+    },
+)
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> list[Container]:
+    return [
+        container(
+            f"c{n}", draw(few), created=draw(st.sampled_from([1.0, 2.0])), state=draw(states), networks={"front": f"10.0.0.{n}"}
+        )
+        for n in range(draw(st.integers(1, 6)))
+    ]
+
+
+owners = st.dictionaries(
+    st.sampled_from(["a.example/", "b.example/", "a.example/git", "gone.example/"]),
+    st.builds(Owner, st.sampled_from(["web", "api", "c0", "gone"]), st.sampled_from([0.0, NOW - 5, NOW - 1e6])),
+)
+
+
+@given(
+    crowd=crowds(),
+    known=owners,
+    health=st.dictionaries(st.sampled_from(["c0", "c1", "c2", "c3"]), standing),
+    order=st.randoms(),
+)
+def test_the_same_containers_in_any_order_give_the_same_plan(
+    crowd: list[Container], known: dict[str, Owner], health: dict[str, str | None], order: Random
+) -> None:
+    shuffled = list(crowd)
+    order.shuffle(shuffled)
+    assert decide(shuffled, health, owners=known) == decide(crowd, health, owners=known)
+
+
+@given(crowd=crowds(), known=owners, health=st.dictionaries(st.sampled_from(["c0", "c1", "c2", "c3"]), standing))
+def test_deciding_again_on_what_was_decided_changes_nothing(
+    crowd: list[Container], known: dict[str, Owner], health: dict[str, str | None]
+) -> None:
+    first = decide(crowd, health, owners=known)
+    assert decide(crowd, health, owners=first.owners).table == first.table
+
+
+@given(crowd=crowds(), known=owners, health=st.dictionaries(st.sampled_from(["c0", "c1", "c2", "c3"]), standing))
+def test_a_place_that_was_served_has_a_target_while_a_living_one_of_its_service_has_ever_been_healthy(
+    crowd: list[Container], known: dict[str, Owner], health: dict[str, str | None]
+) -> None:
+    table = decide(crowd, health, owners=known, published=["a.example/", "b.example/", "a.example/git"]).table
+    for place in places(table).values():
+        assert place.serving or all(t.state in ("warming", "down") for t in place.targets)
+        assert not any(t.serving for t in place.targets if t.state in ("warming", "down"))
+        assert {t.service for t in place.targets} <= {place.service}
+
+
+GOOD = (
+    container("web-1", {"host": "a.example", "service": "shop"}, created=50.0, networks={"front": "10.0.0.1"}),
+    container("web-2", {"host": "a.example", "service": "shop"}, created=51.0, networks={"front": "10.0.0.2"}),
+    container("git-1", {"host": "c.example", "path": "/a/b", "service": "git"}, created=52.0, networks={"back": "10.1.0.1"}),
+)
+
+
+@st.composite
+def strangers(draw: st.DrawFn) -> Container:
+    """A container of a service of its own. One of the same service is a replica, and shares the traffic."""
+    said = draw(hostile.labels | hostile.plausible)
+    return container(
+        draw(st.sampled_from(["bad", "c", "zz", "web", "\n", "${x}"])),
+        said if said.get("service", "").strip() not in ("shop", "git") else said | {"service": "bad"},
+        created=draw(st.sampled_from([0.0, 60.0, 1e12])),
+        state=draw(states),
+        networks=draw(
+            st.sampled_from([{}, {"front": "10.0.0.1"}, {"front": ""}, {"evil": "169.254.169.254"}, {"back": "10.1.0.9"}])
+        ),
+        mode=draw(st.sampled_from(["front", "host", "none", "container:id-web-1", "container:nobody", "container:"])),
+        exposed=draw(st.sampled_from([(), (80,), (1, 2, 3)])),
+        compose=draw(st.sampled_from(["", "shop/web", "$(x)/;"])),
+    )
+
+
+def part(plan: Plan, names: set[str]) -> object:
+    """What a plan says of these containers."""
+    return (
+        {key: place for key, place in places(plan.table).items() if {t.container for t in place.targets} & names},
+        {key: place for key, place in places(plan.ahead).items() if {t.container for t in place.targets} & names},
+        [rejection for rejection in plan.rejections if rejection.container in names],
+        [probe for probe in plan.probes if probe.target.container_id.removeprefix("id-") in names],
+        {key: owner for key, owner in plan.owners.items() if owner.service in ("shop", "git")},
+    )
+
+
+@given(
+    stranger=strangers(),
+    health=st.dictionaries(st.sampled_from(["web-1", "web-2", "git-1", "bad"]), standing),
+    stopping=st.lists(st.sampled_from(["web-1", "bad"])),
+    published=st.sampled_from([(), ("a.example/", "c.example/a/b")]),
+)
+def test_one_more_container_harms_only_itself(
+    stranger: Container, health: dict[str, str | None], stopping: list[str], published: tuple[str, ...]
+) -> None:
+    known = {"a.example/": Owner("shop"), "c.example/a/b": Owner("git")}
+    without = decide(GOOD, health, owners=known, stopping=stopping, published=published)
+    with_it = decide([stranger, *GOOD], health, owners=known, stopping=stopping, published=published)
+    names = {c.name for c in GOOD}
+    assert part(with_it, names) == part(without, names)
+    assert with_it.networks >= without.networks
+
+
+def test_a_container_that_asks_for_everything_gets_what_is_free_and_the_rest_is_told() -> None:
+    greedy = make.container("greedy", {"host": "a.example,*.a.example,z.example"}, created=1.0, networks={"front": "10.0.0.9"})
+    plan = decide([greedy, FIRST], owners=owned_by("first"))
+    assert serving(plan.table) == {"*.a.example/": ["greedy"], "a.example/": ["first"], "z.example/": ["greedy"]}
+    assert refusals(plan) == [("greedy", "host-taken")]
