@@ -160,7 +160,7 @@ class App:
             drafts=drafts,
             tester=Tester(self.engine),
             reference=reference,
-            reloader=Reloader(self.engine, state.token, config.workers),
+            reloader=Reloader(self.engine, state.token),
             store=self.store,
             wakes=self.wakes,
         )
@@ -197,7 +197,7 @@ class App:
 
         async def workers() -> Sequence[NginxWorker]:
             nginx = controller.nginx
-            return await Reloader(self.engine, "", 0).workers(nginx) if nginx else []
+            return await Reloader(self.engine, "").workers(nginx) if nginx else []
 
         return Front(self.config, read, workers, lambda: read_page(self.config_file))
 

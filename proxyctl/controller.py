@@ -286,7 +286,7 @@ class Controller:
     async def _reload(self, course: _Course, published: Published, nginx: NginxInstance) -> None:
         self._reloads.append(time.monotonic())
         with course.stage("prove"):
-            self.live = await self._parts.reloader.reload(published, nginx, self.live)
+            self.live = await self._parts.reloader.reload(published, nginx, self.live, self.policy.nginx.workers)
 
     async def _put_back(self, course: _Course, published: Published, nginx: NginxInstance, why: NotProved) -> None:
         """The last good configuration again, proved. Raises NotProved in any case: the wanted one is not live."""

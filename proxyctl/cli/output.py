@@ -56,6 +56,13 @@ def styled(text: str, style: str = "") -> Text:
     return Text(clean(text), style=STYLES.get(style, style))
 
 
+def line(*parts: tuple[str, str]) -> Text:
+    """One line of (text, style) pieces."""
+    from rich.text import Text
+
+    return Text.assemble(*((clean(text), STYLES.get(style, style)) for text, style in parts))
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
     from rich.table import Table
 

@@ -13,14 +13,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from jinja2 import DictLoader, Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 
 from proxyctl.model import FileSet, Location, NginxView, RouteTable, VirtualHost
 
 TEMPLATES = ("nginx.conf.j2", "manifest.conf.j2", "server.conf.j2", "upstream.conf.j2", "headers.j2")
 """What an operator can override one by one."""
 
-_SAFE = re.compile(r"[A-Za-z0-9._~+@:=*/$\[\]-]*", re.ASCII)
+_SAFE = re.compile(r"[A-Za-z0-9._~+@:=*/\[\]-]*", re.ASCII)
 _NOBODY = Location(path="/", strip_path=False, scheme="http", service="", route="", targets=(), fail_open=False)
 _SAMPLE = VirtualHost("sample.proxyctl.invalid", (_NOBODY, replace(_NOBODY, path="/p", strip_path=True)))
 
@@ -63,13 +63,14 @@ class Renderer:
         self._cache, self._common = rendered, common
         files = [file for group in rendered.values() for file in group]
         files += [_Rendered(text, text) for _, text in sorted(operator_files.items())]
-        sample = self._vhost(_SAMPLE, common)[0]
-        names = [vhost.host for vhost in table.vhosts]
+        dead = self._server(_SAMPLE, common, dead_too=True)
+        sample = _Rendered(dead, dead)
+        hosts = [vhost.host for vhost in table.vhosts]
         main = common | {
             "workers": settings.workers,
             "shutdown_timeout": settings.shutdown_timeout,
-            "names_bucket": _bucket(max(map(len, names), default=0)),
-            "names_max": max(1024, _power_of_two(2 * len(names))),
+            "names_bucket": _bucket(max(map(len, hosts), default=0)),
+            "names_max": max(1024, _power_of_two(2 * len(hosts))),
             "logs_dir": _safe(nginx.logs_dir),
         }
         manifest = common | {
@@ -77,10 +78,12 @@ class Renderer:
             "objects_dir": _safe(f"{nginx.conf_dir}/objects"),
             "objects": [file.name for file in files],
         }
-        frame = self._main(main, []) + self._manifest(manifest | {"objects": []}, "")
-        digest = _digest(frame + "".join(file.name for file in files))
+        frame = self._main(main, ["-"]) + self._manifest(manifest | {"objects": ["-"]}, "-")
+        mark = f"{_safe(nginx.runtime_dir)}/liv[e]" if settings.wait_after_boot else nginx.conf_dir
+        names = [file.name for file in (*files, sample)]
+        digest = _digest("\n".join((frame, nginx.conf_dir, mark, *names)))
         direct = f"{nginx.conf_dir}/manifests/{digest}.conf"
-        published = f"{nginx.runtime_dir}/liv[e]/manifests/{digest}.conf" if settings.wait_after_boot else direct
+        published = f"{mark}/manifests/{digest}.conf"
         objects = {file.name: file.text for file in (*files, sample)}
         return FileSet(
             digest=digest,
@@ -92,10 +95,16 @@ class Renderer:
         )
 
     def _main(self, context: Mapping[str, object], includes: list[str]) -> str:
-        return self._environment.get_template("nginx.conf.j2").render(context, includes=includes)
+        return self._text("nginx.conf.j2", context, includes=includes)
 
     def _manifest(self, context: Mapping[str, object], digest: str) -> str:
-        return self._environment.get_template("manifest.conf.j2").render(context, digest=digest)
+        return self._text("manifest.conf.j2", context, digest=digest)
+
+    def _text(self, template: str, context: Mapping[str, object], **more: object) -> str:
+        try:
+            return self._environment.get_template(template).render(context, **more)
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise TemplateError(f"{template}: {error}") from error
 
     def _vhost(self, vhost: VirtualHost, common: Mapping[str, object]) -> tuple[_Rendered, ...]:
         text = self._server(vhost, common, dead_too=True)
@@ -115,15 +124,13 @@ class Renderer:
             }
             for location in vhost.locations
         ]
-        template = self._environment.get_template("server.conf.j2")
-        return template.render(common, name=_safe(vhost.host), locations=locations)
+        return self._text("server.conf.j2", common, name=_safe(vhost.host), locations=locations)
 
     def _upstream(self, host: str, location: Location) -> _Rendered:
         servers = [{"address": _bracketed(t.target.address), "port": t.target.port, "weight": t.weight} for t in location.serving]
-        template = self._environment.get_template("upstream.conf.j2")
-        name = upstream_name(host, location.path)
+        name = {"name": upstream_name(host, location.path)}
         blank = [{"address": "127.0.0.1", "port": 1, "weight": 1}]
-        return _Rendered(template.render(name=name, servers=servers), template.render(name=name, servers=blank))
+        return _Rendered(*(self._text("upstream.conf.j2", name, servers=group) for group in (servers, blank)))
 
 
 @dataclass(frozen=True, slots=True)

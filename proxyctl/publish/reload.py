@@ -50,15 +50,14 @@ class Live:
 
 
 class Reloader:
-    def __init__(self, engine: Engine, token: str, workers: int) -> None:
+    def __init__(self, engine: Engine, token: str) -> None:
         self._engine = engine
-        self._workers = workers
         self._token = token
         self._address: tuple[str, int] | None = None
         self.signals = 0
 
-    async def reload(self, published: Published, nginx: NginxInstance, before: Live | None) -> Live:
-        """Raises NotProved. `before`: what was proved last, which saves asking for its workers."""
+    async def reload(self, published: Published, nginx: NginxInstance, before: Live | None, workers: int) -> Live:
+        """Raises NotProved. `before`: what was proved last, which saves asking for its workers; `workers`: how many are to come."""
         if before and before.is_in(nginx):
             old = before.workers
         else:
@@ -69,7 +68,7 @@ class Reloader:
         log_at = began + LOG_AFTER
         while time.monotonic() - began < GIVE_UP:
             if await self.digest(nginx) == published.digest:
-                return await self._retired(published, nginx, old, began)
+                return await self._retired(published, nginx, old, began, workers)
             if time.monotonic() > log_at:
                 await self._check_log(nginx, began_unix)
                 log_at = time.monotonic() + LOG_AFTER
@@ -86,11 +85,11 @@ class Reloader:
             return None
         return Live(digest, nginx.id, nginx.started_at, frozenset(w.pid for w in workers if not w.shutting_down))
 
-    async def _retired(self, published: Published, nginx: NginxInstance, old: frozenset[int], began: float) -> Live:
+    async def _retired(self, published: Published, nginx: NginxInstance, old: frozenset[int], began: float, workers: int) -> Live:
         await asyncio.sleep(max(0.0, began + RETIRE_AFTER - time.monotonic()))
         while True:
             serving = frozenset(w.pid for w in await self.workers(nginx) if not w.shutting_down)
-            settled = len(serving) <= self._workers or time.monotonic() - began > SETTLE
+            settled = len(serving) <= workers or time.monotonic() - began > SETTLE
             if serving and not serving & old and settled:
                 return Live(published.digest, nginx.id, nginx.started_at, serving)
             if time.monotonic() - began > GIVE_UP:

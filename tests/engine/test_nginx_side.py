@@ -138,3 +138,13 @@ def test_all_schemes_are_spoken(rig: Rig, controller: Controller) -> None:
     controller.wait_for("tls.example")
     assert controller.ask("grpc.example").body == "grpc"
     assert controller.ask("tls.example").body == "tls.example", "the target is told the name in the TLS handshake"
+
+
+def test_debians_old_nginx_serves_too(rig: Rig) -> None:
+    """1.22 knows neither keepalive_min_timeout nor the http2 directive."""
+    old = rig.controller({"nginx": {"image": "proxyctl-testbed/nginx:1.22"}}, prefix=f"{rig.prefix}old")
+    for name in ("old1", "old2"):
+        rig.create_container(name=name, other_labels={f"{old.prefix}.host": f"{name}.example"}).start()
+        old.wait_for(f"{name}.example", backend=name)
+    assert not old.records("refused")
+    old.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,11 @@ def templates(**changed: str) -> dict[str, str]:
     return shipped | {next(name for name in shipped if name.startswith(f"{key}.")): text for key, text in changed.items()}
 
 
+@cache
+def shipped() -> vhosts.Renderer:
+    return vhosts.Renderer(templates())
+
+
 def settings(
     token: str = "f" * 32, *, workers: int = 2, trusted_proxies: tuple[str, ...] = (), wait_after_boot: bool = True
 ) -> vhosts.NginxSettings:
@@ -218,8 +224,7 @@ def render(
     operator_files: Mapping[str, str] | None = None,
     renderer: vhosts.Renderer | None = None,
 ) -> FileSet:
-    chosen = renderer or vhosts.Renderer(templates())
-    return chosen.render(what or RouteTable(), nginx or view(), how or settings(), operator_files or {})
+    return (renderer or shipped()).render(what or RouteTable(), nginx or view(), how or settings(), operator_files or {})
 
 
 def probe(port: int, kind: HealthType = "tcp", docker: DockerHealth = "none", **more: Any) -> Probe:

@@ -1,0 +1,60 @@
+"""A rendered configuration as nginx would read it: written below a directory, its includes followed, parsed by crossplane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import crossplane  # type: ignore[import-untyped]
+
+from proxyctl.model import FileSet, NginxView
+from proxyctl.publish.draft import FOLDERS
+from tests.unit import make
+
+
+@dataclass(frozen=True, slots=True)
+class Directive:
+    name: str
+    args: tuple[str, ...] = ()
+    block: tuple[Directive, ...] = ()
+
+    def all(self, name: str) -> list[Directive]:
+        return [inner for inner in self.block if inner.name == name]
+
+    def one(self, name: str) -> Directive:
+        (found,) = self.all(name)
+        return found
+
+
+def view(directory: Path, version: tuple[int, ...] = (1, 31, 3), *, ipv6: bool = False) -> NginxView:
+    """`directory` stands for all three that nginx mounts."""
+    boot = str(directory / "boot")
+    return make.view(version, ipv6=ipv6, conf_dir=str(directory), runtime_dir=boot, logs_dir=str(directory))
+
+
+def write(fileset: FileSet, directory: Path) -> Path:
+    """As `publish.draft` does, without its care. Returns the main file."""
+    for folder in FOLDERS:
+        (directory / folder).mkdir(parents=True, exist_ok=True)
+    name = f"{fileset.digest}.conf"
+    texts = {f"objects/{key}": text for key, text in fileset.objects.items()}
+    texts |= {f"manifests/{name}": fileset.manifest, f"mains/{name}": fileset.main, f"drafts/{name}": fileset.draft_main}
+    for path, text in texts.items():
+        (directory / path).write_text(text, encoding="utf-8")
+    return directory / "mains" / name
+
+
+def parse(main: Path) -> Directive:
+    """The whole configuration as one directive without a name. Raises what crossplane finds wrong."""
+    payload: Mapping[str, Any] = crossplane.parse(str(main), combine=True, catch_errors=False)
+    return Directive("", (), _block(payload["config"][0]["parsed"]))
+
+
+def _block(parsed: Iterable[Mapping[str, Any]]) -> tuple[Directive, ...]:
+    return tuple(Directive(item["directive"], tuple(item["args"]), _block(item.get("block", ()))) for item in parsed)
+
+
+def http(fileset: FileSet, directory: Path) -> Directive:
+    return parse(write(fileset, directory)).one("http")
