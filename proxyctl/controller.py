@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from jinja2 import TemplateError
 
+from proxyctl.acceptance import Acceptance
 from proxyctl.model import (
     CycleReport,
     CycleResult,
@@ -30,12 +31,13 @@ from proxyctl.observe.events import Wakes
 from proxyctl.observe.inventory import Inventory
 from proxyctl.observe.probes import Prober
 from proxyctl.plan import changes, labels, routes
+from proxyctl.plan.quarantine import Served
 from proxyctl.plan.vhosts import NginxSettings, Renderer
 from proxyctl.publish.draft import Drafts
 from proxyctl.publish.nginx import JoinResult, NginxContainer, NginxInstance, NginxMissing
 from proxyctl.publish.promote import Published, Reference
 from proxyctl.publish.reload import Live, NotProved, Reloader
-from proxyctl.publish.test import Refused, Tester
+from proxyctl.publish.test import Refused, Tested, Tester
 from proxyctl.state import State, StateStore
 
 KEEP_GENERATIONS = 5
@@ -95,6 +97,7 @@ class Controller:
         self._parts = parts
         self.policy = policy
         self._offered: Policy | None = None
+        self._acceptance = Acceptance(parts.drafts, parts.tester)
         self.state = state
         self._told = told
         self._number = 0
@@ -207,15 +210,12 @@ class Controller:
         parts.prober.watch(plan.probes, trusted)
         if trusted:
             plan = self.plan = self._plan(course, nginx)
-        fileset = self._render(course, plan.table, nginx)
-        course.changes = changes.between(self.published, plan.table)
         leaving = asyncio.create_task(self._leave(nginx, plan))
         try:
-            if not await self._is_live(fileset, nginx, wake):
-                await self._publish(course, fileset, nginx)
+            fileset = await self._bring_live(course, plan, nginx)
         finally:
             await leaving
-        self.published = plan.table
+            self.plan = replace(plan, rejections=plan.rejections + self._acceptance.rejections(plan.ahead))
         await self._remember(plan, fileset, tidy=wake.relist)
         if plan.ahead is not plan.table:
             await self._test_ahead(course, plan, nginx)
@@ -223,12 +223,16 @@ class Controller:
             asyncio.get_running_loop().call_later(1.0, parts.wakes.post, Wake(("warming up",)))
 
     async def _take_over(self, course: _Course, nginx: NginxInstance, offered: Policy) -> None:
-        """Raises what is wrong with the offer, and then it is dropped and everything is as before."""
+        """Raises what is wrong with the offer, and then it is dropped and everything is as before. A hand-written vhost that is
+        wrong is not: it goes into quarantine by itself."""
         before, self.policy, self._offered = self.policy, offered, None
         try:
-            fileset = self._render(course, self._plan(course, nginx).ahead, nginx)
+            table = self._plan(course, nginx).ahead
+            wanted = Served(table, before.operator_files)
+            served = self._acceptance.reduce(wanted, wanted)
             with course.stage("test"):
-                await self._parts.tester.test(await self._parts.drafts.write(fileset), nginx)
+                await self._parts.tester.test(await self._parts.drafts.write(self._render(course, served, nginx)), nginx)
+            self._acceptance.pardon()
         except (Refused, TemplateError, ValueError):
             self.policy = before
             self._parts.wakes.post(Wake(("back to the configuration before",)))
@@ -250,9 +254,9 @@ class Controller:
                 )
             )
 
-    def _render(self, course: _Course, table: RouteTable, nginx: NginxInstance) -> FileSet:
+    def _render(self, course: _Course, served: Served, nginx: NginxInstance) -> FileSet:
         with course.stage("render"):
-            return self.policy.renderer.render(table, nginx.view, self.policy.nginx, self.policy.operator_files)
+            return self.policy.renderer.render(served.table, nginx.view, self.policy.nginx, served.files)
 
     async def _is_live(self, fileset: FileSet, nginx: NginxInstance, wake: Wake) -> bool:
         """Whether nginx is known to run `fileset`; asks it when it is another nginx, or when everything is read anew."""
@@ -267,17 +271,32 @@ class Controller:
 
     # ------------------------------------------------------------ publishing
 
-    async def _publish(self, course: _Course, fileset: FileSet, nginx: NginxInstance) -> None:
-        parts = self._parts
-        with course.stage("write"):
-            draft = await parts.drafts.write(fileset)
-        with course.stage("test"):
-            tested = await parts.tester.test(draft, nginx)
+    async def _bring_live(self, course: _Course, plan: Plan, nginx: NginxInstance) -> FileSet:
+        """Publishes what is wanted, less what nginx refuses of it, unless that is live already."""
+        files = self.policy.operator_files
+        wanted, coming = Served(plan.table, files), Served(plan.ahead, files)
+        served = self._acceptance.reduce(wanted, coming)
+        fileset = self._render(course, served, nginx)
+        course.changes = changes.between(self.published, served.table)
+        if not await self._is_live(fileset, nginx, course.wake):
+            with course.stage("test"):
+                tested = await self._acceptance.accept(wanted, fileset, lambda part: self._render(course, part, nginx), nginx)
+            fileset, served = tested.draft.fileset, self._acceptance.reduce(wanted, coming)
+            course.changes = changes.between(self.published, served.table)
+            if not await self._is_live(fileset, nginx, course.wake):
+                await self._publish(course, tested, wanted, nginx)
+        self.published = served.table
+        self._acceptance.is_live(served, fileset)
+        return fileset
+
+    async def _publish(self, course: _Course, tested: Tested, wanted: Served, nginx: NginxInstance) -> None:
         with course.stage("promote"):
-            published = await parts.reference.promote(tested)
+            published = await self._parts.reference.promote(tested)
         try:
             await self._reload(course, published, nginx)
         except NotProved as error:
+            if error.refused:
+                self._acceptance.blame(error.reason, wanted, tested.draft.fileset)
             await self._put_back(course, published, nginx, error)
         course.result = "live"
         if course.wake.at:
@@ -302,12 +321,13 @@ class Controller:
 
     async def _test_ahead(self, course: _Course, plan: Plan, nginx: NginxInstance) -> None:
         """Lets nginx accept what will be needed when the containers that are being created run."""
-        parts = self._parts
-        fileset = self._render(course, plan.ahead, nginx)
-        if parts.tester.knows(fileset, nginx):
+        coming = Served(plan.ahead, self.policy.operator_files)
+        fileset = self._render(course, self._acceptance.reduce(coming, coming), nginx)
+        if self._acceptance.knows(fileset, nginx):
             return
         with course.stage("test"):
-            await parts.tester.test(await parts.drafts.write(fileset), nginx)
+            await self._acceptance.accept(coming, fileset, lambda part: self._render(course, part, nginx), nginx)
+        self.plan = replace(plan, rejections=plan.rejections + self._acceptance.rejections(plan.ahead))
         if course.result == "unchanged":
             course.result = "tested"
 

@@ -17,7 +17,16 @@ TargetState = Literal["warming", "healthy", "unhealthy", "stopping", "down"]
 """warming: never passed its checks; stopping: told to stop and still alive; down: not running, or without an address."""
 
 RejectionReason = Literal[
-    "unknown-label", "bad-value", "no-host", "no-port", "unreachable", "host-taken", "conflict", "unsupported", "limit"
+    "unknown-label",
+    "bad-value",
+    "no-host",
+    "no-port",
+    "unreachable",
+    "host-taken",
+    "conflict",
+    "unsupported",
+    "limit",
+    "quarantined",
 ]
 
 
@@ -291,8 +300,19 @@ class FileSet:
     """The same with the manifest included directly: `nginx -t` must see it before this boot has published anything."""
     manifest: str
     objects: Mapping[str, str]
+    sources: Mapping[str, str]
+    """Objects by name -> what they were made for: a host, or `file own.conf`."""
     shapes: frozenset[str]
     """Digests of everything that nginx must accept; target addresses, ports and weights do not change them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What nginx does not take. `essence`: what it was about; when that changes, it is tried again."""
+
+    source: str
+    essence: object
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +370,7 @@ class CycleReport:
     error: str
     rejections: tuple[Rejection, ...]
     stages: Mapping[str, float]
-    """Seconds spent in each stage: read, plan, render, test, promote, signal, prove."""
+    """Seconds spent in each stage: read, plan, join, render, test, promote, prove."""
     event_to_live: float | None
     """Seconds from the oldest event of the cycle to Live."""
     reloads: int

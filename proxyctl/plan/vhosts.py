@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 
 from proxyctl.model import FileSet, Location, NginxView, RouteTable, VirtualHost
+from proxyctl.plan.quarantine import OWN_FILE
 
 TEMPLATES = ("nginx.conf.j2", "manifest.conf.j2", "server.conf.j2", "upstream.conf.j2", "headers.j2")
 """What an operator can override one by one."""
@@ -61,8 +62,11 @@ class Renderer:
         known = self._cache if self._common == common else {}
         rendered = {vhost: known.get(vhost) or self._vhost(vhost, common) for vhost in table.vhosts}
         self._cache, self._common = rendered, common
+        sources = {file.name: vhost.host for vhost, group in rendered.items() for file in group}
         files = [file for group in rendered.values() for file in group]
-        files += [_Rendered(text, text) for _, text in sorted(operator_files.items())]
+        for name, text in sorted(operator_files.items()):
+            files.append(_Rendered(text, text))
+            sources[files[-1].name] = f"{OWN_FILE}{name}"
         dead = self._server(_SAMPLE, common, dead_too=True)
         sample = _Rendered(dead, dead)
         hosts = [vhost.host for vhost in table.vhosts]
@@ -81,7 +85,7 @@ class Renderer:
         frame = self._main(main, ["-"]) + self._manifest(manifest | {"objects": ["-"]}, "-")
         mark = f"{_safe(nginx.runtime_dir)}/liv[e]" if settings.wait_after_boot else nginx.conf_dir
         names = [file.name for file in (*files, sample)]
-        digest = _digest("\n".join((frame, nginx.conf_dir, mark, *names)))
+        digest = _digest("\n".join((frame, mark, *names)))
         direct = f"{nginx.conf_dir}/manifests/{digest}.conf"
         published = f"{mark}/manifests/{digest}.conf"
         objects = {file.name: file.text for file in (*files, sample)}
@@ -91,6 +95,7 @@ class Renderer:
             draft_main=self._main(main, [direct, f"{nginx.conf_dir}/objects/{sample.name}"]),
             manifest=self._manifest(manifest, digest),
             objects=objects,
+            sources=sources,
             shapes=frozenset({_digest(frame), *(_digest(file.shape) for file in (*files, sample))}),
         )
 

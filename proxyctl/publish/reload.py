@@ -29,11 +29,12 @@ GIVE_UP = 20.0
 
 
 class NotProved(Exception):  # noqa: N818
-    """nginx does not run what was published. `reason` holds its `[emerg]` line when it wrote one."""
+    """nginx does not run what was published. `refused`: it said why, and `reason` is its `[emerg]` line."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, refused: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.refused = refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Reloader:
         self.signals = 0
 
     async def reload(self, published: Published, nginx: NginxInstance, before: Live | None, workers: int) -> Live:
-        """Raises NotProved. `before`: what was proved last, which saves asking for its workers; `workers`: how many are to come."""
+        """Raises NotProved. `before`: what was proved last, which saves asking for its workers; `workers`: how many will come."""
         if before and before.is_in(nginx):
             old = before.workers
         else:
@@ -107,7 +108,7 @@ class Reloader:
         log = await self._engine.logs(nginx.id, since_unix)
         refusals = [line for line in log.splitlines() if "[emerg]" in line]
         if refusals:
-            raise NotProved(refusals[-1].strip())
+            raise NotProved(refusals[-1].strip(), refused=True)
 
     async def workers(self, nginx: NginxInstance) -> list[NginxWorker]:
         """Workers of the container, with the ones that end. Cache processes and the master are not workers."""

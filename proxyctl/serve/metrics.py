@@ -36,7 +36,7 @@ METRICS = {
 
 MOST_SERVICES = 500
 MOST_ACTIONS = 32
-STAGES = frozenset({"read", "plan", "join", "render", "write", "test", "promote", "signal", "prove"})
+STAGES = frozenset({"read", "plan", "join", "render", "test", "promote", "prove"})
 STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
 LIVE_BUCKETS = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
 OTHER = "other"

@@ -67,8 +67,7 @@ def test_a_hand_written_vhost_that_nginx_refuses_changes_nothing_and_is_told(rig
     (sites / "own.conf").write_text("server { listen 80; server_name own.example; return 200 own; }\n")
     served.wait_for("own.example")
     (sites / "own.conf").write_text("server { listen 80; server_name own.example; retrun 200; }\n")
-    until(lambda: served.records("refused"), 5, "the refusal in the log")
-    assert "retrun" in served.records("refused")[0]["error"]
+    assert "retrun" in served.wait_rejected("sites/own.conf")["problem"]
     add(rig, served, "after")
     served.wait_for("after.example")
     assert served.ask("own.example").body == "own"
@@ -90,7 +89,7 @@ def test_a_template_of_ones_own_counts_and_a_broken_one_changes_nothing(rig: Rig
     assert served.ask("nobody.example").status == 418
 
 
-def test_a_reload_that_nginx_refuses_after_its_test_is_put_back_and_told(served: Controller) -> None:
+def test_a_reload_that_nginx_refuses_after_its_test_is_put_back_and_told(rig: Rig, served: Controller) -> None:
     """`nginx -t` takes a zone with another key; the reload does not."""
     sites = served.directory / "state" / "nginx" / "sites"
     zone = "limit_req_zone ${} zone=own:1m rate=1r/s;\nserver {{ listen 80; server_name {}.example; return 200 {}; }}\n"
@@ -99,6 +98,9 @@ def test_a_reload_that_nginx_refuses_after_its_test_is_put_back_and_told(served:
     (sites / "zone.conf").write_text(zone.format("request_uri", "zone", "two"))
     until(lambda: served.records("restored"), 15, "the reload to be put back")
     assert "limit_req" in served.records("restored")[0]["error"]
+    assert "limit_req" in served.wait_rejected("sites/zone.conf")["problem"]
+    add(rig, served, "beside")
+    served.wait_for("beside.example")
     assert served.ask("zone.example").body == "one"
     assert served.ask("site.example").status == 200
 
@@ -138,3 +140,21 @@ def test_settings_are_taken_over_without_a_restart_and_bad_ones_are_told(served:
     conf = served.directory / "state" / "nginx" / "nginx.conf"
     until(lambda: "worker_processes 3;" in conf.read_text(encoding="utf-8"), 10, "the new setting to be published")
     assert served.ask("site.example").status == 200
+
+
+def test_a_vhost_that_nginx_refuses_is_put_aside_and_everybody_else_goes_live_in_the_same_cycle(rig: Rig, served: Controller) -> None:
+    """An operator's template makes what is rendered for one host unacceptable; labels alone cannot."""
+    shipped = Path("templates/server.conf.j2").read_text(encoding="utf-8")
+    folder = served.directory / "templates"
+    folder.mkdir()
+    wrong = '    server_name {{ name }};\n{%- if name == "wrong.example" %}\n    retrun;\n{%- endif %}'
+    (folder / "server.conf.j2").write_text(shipped.replace("    server_name {{ name }};", wrong))
+    until(lambda: served.records("configuration read"), 15, "the operator's template")
+    for name in ("wrong", "right"):
+        add(rig, served, name)
+    served.wait_for("right.example")
+    told = next(r for r in served.records("rejected") if "retrun" in r["problem"])
+    assert "wrong" in told["container"]
+    assert served.ask("wrong.example").status == 404
+    (folder / "server.conf.j2").write_text(shipped)
+    served.wait_for("wrong.example")

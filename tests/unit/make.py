@@ -124,8 +124,8 @@ class Standing(dict[ProbeKey, ProbeResult]):
         self.states, self.since = states, since
 
     def get(self, key: ProbeKey, default: object = None) -> Any:
-        name = key[0].container_id.removeprefix("id-")
-        state = self.states.get(name, "healthy") if name else None
+        container_id = key[0].container_id
+        state = self.states.get(container_id.removeprefix("id-"), "healthy") if container_id else None
         return ProbeResult(state, "" if state == "healthy" else "refused", self.since) if state else default
 
 

@@ -191,7 +191,8 @@ def test_a_trusted_proxy_is_believed_and_nobody_else(tmp_path: Path) -> None:
     how = make.settings(trusted_proxies=("10.0.0.0/8", "fd00::/8"))
     http = nginx_tree.http(make.render(None, nginx_tree.view(tmp_path), how), tmp_path)
     assert [item.args for item in http.all("set_real_ip_from")] == [("10.0.0.0/8",), ("fd00::/8",)]
-    (geo,) = http.all("geo")
+    assert (http.one("real_ip_header").args, http.one("real_ip_recursive").args) == (("X-Forwarded-For",), ("on",))
+    geo = http.one("geo")
     assert geo.args == ("$realip_remote_addr", "$proxyctl_trusted")
     assert [(item.name, *item.args) for item in geo.block] == [("default", "0"), ("10.0.0.0/8", "1"), ("fd00::/8", "1")]
     maps = {item.args[1]: {(inner.name, *inner.args) for inner in item.block} for item in http.all("map")}

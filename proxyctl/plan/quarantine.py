@@ -1,0 +1,104 @@
+"""A draft that nginx refuses -> whose fault it is, and what is served instead.
+
+Refused is what was written for one host, or one hand-written file. It is left out until it changes; where an earlier form of it
+was live, that one goes on with the targets of today. So one bad container, or one bad file, harms only itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from proxyctl.model import FileSet, Location, Refusal, Rejection, RouteTable, VirtualHost
+
+OBJECT = re.compile(r"/objects/([0-9a-f]{32}\.conf)\b", re.ASCII)
+QUOTED = re.compile(r'"([^"]{3,})"')
+OWN_FILE = "file "
+"""Sources are `file own.conf` for hand-written vhosts and the plain host name for a rendered one."""
+
+
+def culprits(reason: str, refused: FileSet, accepted: Mapping[str, str]) -> frozenset[str]:
+    """Sources to leave out: of the object that nginx names, else of those that hold the name it quotes, else all that are new.
+
+    `accepted`: the objects of the last configuration that nginx took, by name. Empty when the draft has nothing new: then what
+    nginx refuses is the frame around the vhosts, and nothing can be left out.
+    """
+    new = {name: source for name, source in refused.sources.items() if name not in accepted}
+    named = {refused.sources[name] for name in OBJECT.findall(reason) if name in refused.sources}
+    if named:
+        return frozenset(named)
+    quoted = [text for text in QUOTED.findall(reason) if "/" not in text or "objects" not in text]
+    holders = {source for name, source in new.items() if any(text in refused.objects[name] for text in quoted)}
+    return frozenset(holders or new.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What was live, to fall back to."""
+
+    table: RouteTable
+    files: Mapping[str, str]
+
+
+def essence(source: str, table: RouteTable, files: Mapping[str, str]) -> object:
+    """What a refusal is about: it ends when this changes. None when the source is gone."""
+    if source.startswith(OWN_FILE):
+        return files.get(source.removeprefix(OWN_FILE))
+    vhost = next((v for v in table.vhosts if v.host == source), None)
+    return vhost and tuple((loc.path, loc.strip_path, loc.scheme) for loc in vhost.locations)
+
+
+def still_held(refusals: Iterable[Refusal], table: RouteTable, files: Mapping[str, str]) -> dict[str, Refusal]:
+    """The refusals whose cause is unchanged, by source."""
+    return {r.source: r for r in refusals if r.essence is not None and essence(r.source, table, files) == r.essence}
+
+
+def without(held: Iterable[str], table: RouteTable, files: Mapping[str, str], good: Served) -> Served:
+    """Table and files with the last good form of what is held, or without it."""
+    sources = frozenset(held)
+    if not sources:
+        return Served(table, files)
+    old = {vhost.host: vhost for vhost in good.table.vhosts}
+    vhosts = []
+    for vhost in table.vhosts:
+        if vhost.host not in sources:
+            vhosts.append(vhost)
+        elif vhost.host in old:
+            vhosts.append(_as_before(old[vhost.host], vhost))
+    kept = {}
+    for name, text in files.items():
+        chosen = good.files.get(name) if OWN_FILE + name in sources else text
+        if chosen is not None:
+            kept[name] = chosen
+    return Served(RouteTable(tuple(vhosts)), kept)
+
+
+def _as_before(old: VirtualHost, new: VirtualHost) -> VirtualHost:
+    today = {location.path: location for location in new.locations}
+    return replace(old, locations=tuple(_with_targets_of(location, today.get(location.path)) for location in old.locations))
+
+
+def _with_targets_of(old: Location, new: Location | None) -> Location:
+    if new is None or new.scheme != old.scheme:
+        return replace(old, targets=(), fail_open=False)
+    return replace(old, targets=new.targets, fail_open=new.fail_open)
+
+
+def rejections(refusals: Iterable[Refusal], table: RouteTable) -> tuple[Rejection, ...]:
+    """The refusals in the words of those whom they concern: one for each container that asks for the host."""
+    found = []
+    for refusal in refusals:
+        if refusal.source.startswith(OWN_FILE):
+            name = f"sites/{refusal.source.removeprefix(OWN_FILE)}"
+            hint = "mend the file; what was live of it goes on until then"
+            found.append(Rejection("", name, "default", "quarantined", name, f"nginx refuses it: {refusal.reason}", hint))
+            continue
+        vhost = next((v for v in table.vhosts if v.host == refusal.source), None)
+        for location in vhost.locations if vhost else ():
+            for routed in location.targets:
+                message = f"nginx refuses what is made for {refusal.source}: {refusal.reason}"
+                hint = "change the labels, or your own template; what was live of it goes on until then"
+                container = routed.target.container_id
+                found.append(Rejection(container, routed.container, location.route, "quarantined", "host", message, hint))
+    return tuple(found)
