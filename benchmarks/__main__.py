@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Protocol
 
 import click
@@ -23,7 +24,7 @@ BENCHMARKS: dict[str, Benchmark] = {"speed": speed.run, "cost": cost.run, "loss"
 @click.option("--short", is_flag=True, help="A quick pass: few rounds, figures that say little.")
 def main(names: tuple[str, ...], *, short: bool) -> None:
     """Measures proxyctl on the Docker engine at DOCKER_HOST. All of them take about a quarter of an hour."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     for name in names or BENCHMARKS:
         publish(BENCHMARKS[name](short=short), console, short=short)
 

@@ -107,25 +107,22 @@ class App:
         self.store = StateStore(config.state_dir)
         self.engine = DockerHost(config.docker.endpoint)
         self.wakes = events.Wakes()
-        self.events = events.EngineEvents(self.engine, self.wakes, self._matters)
-        self.inventory = Inventory(self.engine, config.discovery.label_prefix, self._late)
+        self.events = events.EngineEvents(self.engine, self.wakes, self._noted)
+        self.inventory = Inventory(self.engine, config.discovery.label_prefix, self.wakes.post)
         self.started = time.time()
         self._sinks: list[Callable[[CycleReport], None]] = [CycleLog()]
         self.front: Front | None = None
         self.controller: Controller | None = None
 
-    def _matters(self, event: EngineEvent) -> bool:
-        """Events of what is routed, and of nginx, whose `kill` events by SIGHUP are mostly our own reloads."""
+    def _noted(self, event: EngineEvent) -> None:
+        """Events of nginx are ours to look at, but for `kill` with SIGHUP: those are mostly our own reloads."""
         if self.front:
             self.front.metrics.event(event.action)
         nginx = self.controller.nginx if self.controller else None
-        if nginx and nginx.id == event.container_id:
-            return not (event.action == "kill" and event.signal == HUP)
-        return self.inventory.concerns(event)
-
-    def _late(self, container_id: str, failed: bool) -> None:  # noqa: FBT001 - a callback's two facts
-        again = frozenset({container_id} if failed else ())
-        self.wakes.post(Wake((f"read {container_id[:12]}",), again, at=time.monotonic()))
+        if nginx is None or nginx.id != event.container_id:
+            self.inventory.note(event)
+        elif not (event.action == "kill" and event.signal == HUP):
+            self.wakes.post(Wake((f"{event.action} nginx",), nginx=True, urgent=event.action == "die", at=time.monotonic()))
 
     def _told(self, report: CycleReport) -> None:
         for sink in self._sinks:
@@ -231,6 +228,7 @@ class App:
         if self.controller:
             await self.controller.close()
         self.engine.close()
+        self.store.release()
 
     async def _follow_files(self, controller: Controller) -> None:
         """Configuration, templates and hand-written vhosts: read anew when they change; a bad file changes nothing."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -133,12 +134,14 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not TOML: {error}") from error
     _check_keys(data, Config, "", str(path))
-    _add_environment(data, os.environ if environment is None else environment)
+    variables = _add_environment(data, os.environ if environment is None else environment)
     try:
         config = msgspec.convert(data, Config, strict=False, dec_hook=_decode)
         _check_values(config)
     except (msgspec.ValidationError, values.BadValue) as error:
-        raise ConfigError(f"{path}: {_plain(str(error))}") from error
+        message = _plain(str(error))
+        source = next((f"environment variable {name}" for key, name in variables.items() if message.startswith(key)), path)
+        raise ConfigError(f"{source}: {message}") from error
     return config
 
 
@@ -149,9 +152,24 @@ def _decode(kind: type, value: object) -> object:
 
 
 def _plain(message: str) -> str:
-    """msgspec writes paths as `$.nginx.image`."""
+    """msgspec writes paths as `$.nginx.image`, and does not say what to write instead."""
     problem, _, where = message.partition(" - at `$.")
-    return f"{where.rstrip('`')}: {problem}" if where else problem
+    if not where:
+        return problem
+    section, _, key = where.rstrip("`").partition("[")[0].partition(".")
+    return f"{section}.{key}: {problem}{_instead(_fields(_fields(Config)[section])[key])}"
+
+
+def _instead(kind: object) -> str:
+    if kind is Seconds:
+        return ""  # what _decode raises says it
+    if get_origin(kind) is Literal:
+        return ": write " + " or ".join(f'"{choice}"' for choice in get_args(kind))
+    if get_origin(kind) is tuple:
+        return ': write a list, like ["a", "b"]'
+    if kind is bool:
+        return ": write true or false"
+    return ": write a whole number" if kind is int else ": write text in quotes"
 
 
 def _fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
@@ -173,15 +191,28 @@ def _check_keys(data: Mapping[str, Any], struct: type[msgspec.Struct], where: st
             _check_keys(value, kind, f"{full}.", source)
 
 
-def _add_environment(data: dict[str, Any], environment: Mapping[str, str]) -> None:
-    sections = _fields(Config)
+def _add_environment(data: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
+    """Puts them in, and returns which variable each key came from."""
+    sections, variables = _fields(Config), {}
     for name, text in sorted(environment.items()):
         section, separator, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
         if not name.startswith(ENV_PREFIX) or not separator:
             continue
         _check_keys({section: {key: text}}, Config, "", f"environment variable {name}")
-        is_list = get_origin(_fields(sections[section])[key]) is tuple
-        data.setdefault(section, {})[key] = _list(text, name) if is_list else text
+        kind = _fields(sections[section])[key]
+        data.setdefault(section, {})[key] = _typed(text, kind, name)
+        variables[f"{section}.{key}"] = name
+    return variables
+
+
+def _typed(text: str, kind: object, name: str) -> object:
+    """What TOML has a way to write, and a variable has not."""
+    if kind is bool:
+        try:
+            return values.boolean(text)
+        except values.BadValue as bad:
+            raise ConfigError(f"environment variable {name}: {bad}") from bad
+    return _list(text, name) if get_origin(kind) is tuple else text
 
 
 def _list(text: str, name: str) -> list[str]:
@@ -216,6 +247,8 @@ def _check_values(config: Config) -> None:
     for text in nginx.trusted_proxies:
         try:
             ipaddress.ip_network(text)
+            if not re.fullmatch(r"[0-9A-Fa-f.:]+(/[0-9]+)?", text, re.ASCII):
+                raise ValueError(f"{text!r} has a mask or a zone")  # noqa: TRY301 - nginx takes neither
         except ValueError as error:
             raise values.BadValue(f"nginx.trusted_proxies: {error}", "write networks like 10.0.0.0/8") from error
     for what, text in (("nginx.container", nginx.container), ("discovery.label_prefix", config.discovery.label_prefix)):

@@ -190,7 +190,7 @@ class Controller:
         wake, parts = course.wake, self._parts
         with course.stage("read"):
             self._snapshot = await parts.inventory.refresh(wake, time.monotonic())
-            if self.nginx is None or wake.relist or self.nginx.id in wake.containers | wake.died:
+            if self.nginx is None or wake.relist or wake.nginx:
                 self.nginx = await parts.container.ensure()
         nginx = self.nginx
         if self._offered:

@@ -326,15 +326,11 @@ class NginxWorker:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """Why a cycle runs. `containers`: ids to read again; `relist`: read everything; `urgent`: skip the pacing."""
+    """Why a cycle runs. `relist`: read everything anew; `nginx`: look at its container again; `urgent`: skip the pacing."""
 
     reasons: tuple[str, ...] = ()
-    containers: frozenset[str] = frozenset()
-    died: frozenset[str] = frozenset()
-    """Ids of `die` events: known to be down without asking."""
-    killed: frozenset[tuple[str, int]] = frozenset()
-    """(container id, signal number) of `kill` events: the container may be about to end."""
     relist: bool = False
+    nginx: bool = False
     urgent: bool = False
     at: float = 0.0
     """Monotonic time of the oldest event in it."""
@@ -343,9 +339,7 @@ class Wake:
         reasons = (*self.reasons, *(r for r in other.reasons if r not in self.reasons))
         return Wake(
             reasons=reasons[:8],
-            containers=self.containers | other.containers,
-            died=self.died | other.died,
-            killed=self.killed | other.killed,
+            nginx=self.nginx or other.nginx,
             relist=self.relist or other.relist,
             urgent=self.urgent or other.urgent,
             at=min(self.at, other.at) if self.at and other.at else self.at or other.at,

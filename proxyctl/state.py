@@ -52,11 +52,12 @@ class StateStore:
         self._previous = directory / "state.previous.json"
         self._lock_path = directory / "lock"
         self._lock: IO[str] | None = None
+        self._whole = True
         self.notes: list[str] = []
         """What was wrong with the files that were read."""
 
     def acquire(self) -> None:
-        """Takes the directory for this process, until it ends. Raises HeldByAnother, or OSError."""
+        """Takes the directory for this process, until it ends or `release`s it. Raises HeldByAnother, or OSError."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = self._lock_path.open("a+", encoding="utf-8")
         try:
@@ -71,6 +72,11 @@ class StateStore:
         lock.flush()
         self._lock = lock
 
+    def release(self) -> None:
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
     def load(self) -> State:
         for path in (self._path, self._previous):
             try:
@@ -79,15 +85,17 @@ class StateStore:
                 continue
             except (ValueError, msgspec.MsgspecError) as error:
                 self.notes.append(f"{path} is not usable: {error}")
+                self._whole = False
         return State(token=secrets.token_hex(16))
 
     def save(self, state: State) -> None:
         """Raises OSError; the state on disk is then the one before."""
-        if self._path.exists():
+        if self._whole and self._path.exists():  # what is torn must not push out the one before
             self._previous.unlink(missing_ok=True)
             os.link(self._path, self._previous)
         write_whole(self._path, _encode(state))
         sync_directory(self._path.parent)
+        self._whole = True
 
 
 def _encode(state: State) -> str:

@@ -39,8 +39,8 @@ def check(options: Options, file: Path | None, *, as_json: bool) -> int:
     for note in notes:
         click.echo(f"proxyctl: {clean(note)}", err=True)
     for rejection in rejections:
-        for line in rejection_lines(rejection):
-            say(line)
+        for text in rejection_lines(rejection):
+            say(text)
     say(styled(f"{what}: {_count(rejections)}", "fail" if rejections else "ok"))
     return NEGATIVE if rejections else DONE
 

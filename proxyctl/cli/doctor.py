@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from proxyctl.cli.options import DONE, NEGATIVE, Command, Options, json_option
-from proxyctl.cli.output import say, styled, table
+from proxyctl.cli.output import line, say, styled, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,4 +44,4 @@ def _show(findings: Sequence[Finding]) -> None:
         say()
         say(styled("What to do", "bold"))
         for finding in todo:
-            say(styled(f"  {finding.what}: ", finding.standing) + styled(finding.todo))
+            say(line((f"  {finding.what}: ", finding.standing), (finding.todo, "")))

@@ -56,5 +56,5 @@ def _show(found: Explanation) -> None:
         say()
         say(f"Asked for {found.host} and rejected:")
         for rejection in found.rejections:
-            for line in rejection_lines(rejection):
-                say(line)
+            for text in rejection_lines(rejection):
+                say(text)

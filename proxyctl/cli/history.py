@@ -9,7 +9,7 @@ import click
 
 from proxyctl.cli.asking import ask
 from proxyctl.cli.options import DONE, UNREACHABLE, Command, Options, Stop, json_option
-from proxyctl.cli.output import clock, say, styled
+from proxyctl.cli.output import clock, line, say
 
 if TYPE_CHECKING:
     from proxyctl.cli.client import Client
@@ -55,9 +55,9 @@ def events(options: Options, *, as_json: bool) -> int:
 
 def _show(cycle: Cycle) -> None:
     took = f" in {cycle.event_to_live * 1000:.0f} ms" if cycle.event_to_live is not None else ""
-    say(styled(clock(cycle.at_unix), "dim") + styled(" ") + styled(cycle.result, cycle.result) + styled(took, "dim"))
-    for line in _lines(cycle):
-        say(f"  {line}")
+    say(line((f"{clock(cycle.at_unix)} ", "dim"), (cycle.result, cycle.result), (took, "dim")))
+    for text in _lines(cycle):
+        say(f"  {text}")
 
 
 def _lines(cycle: Cycle) -> Iterator[str]:

@@ -74,7 +74,7 @@ async def _draw(app: App, options: Options, note: Note) -> Drawn:
         defaults=label_defaults(app.config),
         join=app.config.nginx.join or nginx is None,
         unjoinable={},
-        published=frozenset(),
+        published=frozenset(item.host + item.path for item in told.targets) if told else frozenset(),
         now_unix=time.time(),
     )
     standing = _standing(routes.plan(inputs).probes, told)

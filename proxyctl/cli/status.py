@@ -9,7 +9,7 @@ import click
 
 from proxyctl.cli.asking import ask
 from proxyctl.cli.options import DONE, Command, Options, json_option
-from proxyctl.cli.output import say, styled, table
+from proxyctl.cli.output import line, say, styled, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,9 +33,8 @@ def status(options: Options, *, as_json: bool) -> int:
 
 
 def _show(status: Status, now: float) -> None:
-    say(
-        styled("In sync" if status.ready else "Not in sync", "bold green" if status.ready else "bold red") + headline(status, now)
-    )
+    word, style = ("In sync", "bold green") if status.ready else ("Not in sync", "bold red")
+    say(line((word, style), (headline(status, now), "")))
     if status.routes:
         say()
         table(("ROUTE", "SERVICE", "TARGETS", "STATE", ""), map(_row, status.routes))
@@ -45,8 +44,8 @@ def _show(status: Status, now: float) -> None:
     if problems:
         say()
         say(styled("Problems", "bold"))
-        for line in problems:
-            say(line)
+        for problem in problems:
+            say(problem)
 
 
 def headline(status: Status, now: float) -> str:
@@ -61,7 +60,7 @@ def headline(status: Status, now: float) -> str:
 
 def _row(route: Route) -> tuple[str | Text, ...]:
     worst = next((t for t in route.targets if t.state != "healthy" and t.reason and t.state != "down"), None)
-    notes = [] if route.live else ["not live yet"]
+    notes = [] if route.live else ["not live"]
     notes += [f"{worst.container}: {worst.reason}"] if worst else []
     return route.place, route.service, route.shown_targets, styled(route.state, route.state), styled("; ".join(notes), "dim")
 
@@ -84,6 +83,6 @@ def _problems(status: Status) -> Iterable[str | Text]:
 def rejection_lines(rejection: Rejection) -> tuple[str | Text, ...]:
     where = "" if rejection.route == "default" else f" (route {rejection.route})"
     return (
-        styled(f"  {rejection.container}{where}", "yellow") + styled(f" {rejection.label}: {rejection.message}"),
+        line((f"  {rejection.container}{where}", "warn"), (f" {rejection.label}: {rejection.message}", "")),
         styled(f"    {rejection.hint}", "dim"),
     )

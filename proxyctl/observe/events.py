@@ -54,10 +54,10 @@ class Wakes:
 class EngineEvents:
     """Follows one engine for ever. `connected` tells whether the stream stands now."""
 
-    def __init__(self, engine: Engine, wakes: Wakes, matters: Callable[[EngineEvent], bool]) -> None:
+    def __init__(self, engine: Engine, wakes: Wakes, note: Callable[[EngineEvent], None]) -> None:
         self._engine = engine
         self._wakes = wakes
-        self._matters = matters
+        self._note = note
         self.connected = False
 
     async def run(self) -> None:
@@ -79,8 +79,8 @@ class EngineEvents:
                     if event is None:
                         self.connected = True
                         self._wakes.post(Wake(("engine connected",), relist=True, at=time.monotonic()))
-                    elif self._matters(event):
-                        self._wakes.post(wake_for(event, time.monotonic()))
+                    else:
+                        self._note(event)
             except EngineUnavailable as error:
                 if not self.connected:
                     raise
@@ -91,16 +91,6 @@ class EngineEvents:
 
 class _Ended(Exception):  # noqa: N818
     """A subscription that stood has ended."""
-
-
-def wake_for(event: EngineEvent, now: float) -> Wake:
-    """`kill` and `die` are urgent: a target that goes must be out before its address has another owner."""
-    reason = f"{event.action} {event.container_id[:12]}"
-    if event.action == "kill":
-        return Wake((reason,), killed=frozenset({(event.container_id, event.signal)}), urgent=True, at=now)
-    if event.action == "die":
-        return Wake((reason,), died=frozenset({event.container_id}), urgent=True, at=now)
-    return Wake((reason,), frozenset({event.container_id}), at=now)
 
 
 async def tick(wakes: Wakes, seconds: float) -> None:

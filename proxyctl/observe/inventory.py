@@ -1,24 +1,21 @@
-"""Wake -> Snapshot: all containers, whole or not at all, at a bounded number of engine calls for each event.
+"""Events and listings -> Snapshot: all containers, whole or not at all, at a bounded number of engine calls for each event.
 
-After the first listing an event costs one inspect of its container. Inspect waits for the engine's own lock on the container, so
-it never shows the state from before the event, which the list call may.
+An event costs at most one inspect, sent when the event arrives; a Wake follows when it is answered. The engine answers only when
+it is done with what it does to the container (a start takes it 200 ms), so nothing waits for it meanwhile. `die` and `kill` are
+believed as they are.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from proxyctl.model import Container, EngineEvent, Snapshot, Wake
+from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Snapshot, Wake
 
 SIGKILL = 9
-PATIENCE = 0.04
-"""Seconds that a cycle waits for inspects. The engine answers one only when it is done with what it does to the container (a
-start takes 200 ms), and the others need not wait for that."""
-RELIST_FROM = 64
-"""From this many containers on, one list call is cheaper than that many inspects."""
 
 
 class Engine(Protocol):
@@ -27,108 +24,134 @@ class Engine(Protocol):
 
 
 class Inventory:
-    """Remembers what the engine said, and asks again for what a Wake names."""
+    """Remembers what the engine said. `post` takes the Wakes for what has changed."""
 
-    def __init__(self, engine: Engine, label_prefix: str, late: Callable[[str, bool], None]) -> None:
-        """`late` is called with the id of a container whose reading came after its cycle, and whether it failed. One that came
-        is in the next Snapshot."""
+    def __init__(self, engine: Engine, label_prefix: str, post: Callable[[Wake], None]) -> None:
         self._engine = engine
         self._prefix = label_prefix + "."
+        self._post = post
         self._known: dict[str, Container] = {}
         self._inspected: set[str] = set()
         self._stopping: dict[str, float] = {}
-        self._listed = False
         self._lenders: frozenset[str] = frozenset()
-        self._late = late
-        self._asked: dict[str, int] = {}
-        self._answered: dict[str, int] = {}
+        self._listed = False
+        self._clock = 0
+        self._news: dict[str, int] = {}
+        """Container id -> the clock at its latest event: what was asked before that is not believed any more."""
         self._readings: set[asyncio.Task[None]] = set()
 
-    def concerns(self, event: EngineEvent) -> bool:
-        """Whether an event can change what is routed: it is about a container that has a label of ours or lends its network."""
+    # ------------------------------------------------------------ events
+
+    def note(self, event: EngineEvent) -> None:
+        """Takes one event in, and posts a Wake now or when its container has been read."""
+        if not self._concerns(event):
+            return
+        at, container_id = time.monotonic(), event.container_id
+        reason = f"{event.action} {container_id[:12]}"
+        container = self._known.get(container_id)
+        if event.action == "die" and container:
+            self._tick(container_id)
+            self._known[container_id] = replace(container, state="exited")
+            self._post(Wake((reason,), urgent=True, at=at))
+        elif event.action == "kill" and container_id in self._inspected:
+            self._stop(container_id, event.signal, Wake((reason,), urgent=True, at=at))
+        else:
+            self._begin(event, Wake((reason,), urgent=event.action == "kill", at=at))
+
+    def _concerns(self, event: EngineEvent) -> bool:
+        """Whether it can change what is routed: its container has a label of ours or lends its network."""
         known = self._known.get(event.container_id)
         if known and event.action == "connect" and known.state != "running":
             return False
         labels = event.labels if event.labels is not None else known.labels if known else {}
         return any(key.startswith(self._prefix) for key in labels) or event.container_id in self._lenders
 
+    def _tick(self, container_id: str) -> int:
+        self._clock += 1
+        self._news[container_id] = self._clock
+        return self._clock
+
+    def _stop(self, container_id: str, number: int, wake: Wake) -> None:
+        container = self._known.get(container_id)
+        if container and container.state == "running" and number in (container.stop_signal, SIGKILL):
+            self._stopping[container_id] = wake.at
+            self._post(wake)
+
+    def _begin(self, event: EngineEvent, wake: Wake) -> None:
+        task = asyncio.create_task(self._follow_up(event, wake), name=f"read {event.container_id[:12]}")
+        self._readings.add(task)
+        task.add_done_callback(self._readings.discard)
+
+    async def _follow_up(self, event: EngineEvent, wake: Wake) -> None:
+        try:
+            await self._read(event.container_id)
+        except (EngineUnavailable, EngineRefused):
+            self._post(wake.merge(Wake(relist=True)))
+            return
+        if event.action == "kill":
+            self._stop(event.container_id, event.signal, wake)
+        else:
+            self._post(wake)
+
+    async def _read(self, container_id: str) -> None:
+        """One inspect; dropped when an event has overtaken it, which brings its own."""
+        asked = self._tick(container_id)
+        container = await self._engine.inspect(container_id)
+        if self._news.get(container_id) != asked:
+            return
+        if container is None:
+            self._known.pop(container_id, None)
+            self._inspected.discard(container_id)
+            self._news.pop(container_id, None)
+            return
+        self._known[container_id] = container
+        self._inspected.add(container_id)
+        if container.network_mode.startswith("container:"):
+            await self._read(container.network_mode.removeprefix("container:"))
+
+    # ------------------------------------------------------------ snapshots
+
     async def refresh(self, wake: Wake, now: float) -> Snapshot:
-        """Reads what the wake asks for. Raises what the engine raises, and then knows no less than before."""
-        for container_id in wake.died & self._known.keys():
-            self._known[container_id] = replace(self._known[container_id], state="exited")
-        if wake.relist or not self._listed or len(wake.containers) >= RELIST_FROM:
+        """What is known; read anew as a whole when the wake says so. Raises what the engine raises, and then knows no less."""
+        if wake.relist or not self._listed:
             await self._relist()
-        elif wake.containers:
-            await self._inspect(wake.containers, PATIENCE)
-        await self._note_signals(wake, now)
         self._forget_survivors(now)
         modes = (container.network_mode for container in self._known.values())
         self._lenders = frozenset(mode.removeprefix("container:") for mode in modes if mode.startswith("container:"))
         return Snapshot(dict(self._known), frozenset(self._stopping))
 
     async def _relist(self) -> None:
+        before = self._clock
         listed = {container.id: container for container in await self._engine.list_containers()}
-        for container_id, container in listed.items():
-            before = self._known.get(container_id)
-            if before and container_id in self._inspected:
-                listed[container_id] = replace(
-                    container,
-                    exposed=before.exposed,
-                    has_healthcheck=before.has_healthcheck,
-                    stop_signal=before.stop_signal,
-                    stop_timeout=before.stop_timeout,
-                )
-        self._known, self._listed = listed, True
-        self._inspected &= listed.keys()
-        self._asked = {container_id: number for container_id, number in self._asked.items() if container_id in listed}
-        self._answered = {container_id: number for container_id, number in self._answered.items() if container_id in listed}
+        for container_id in listed.keys() | self._known.keys():
+            if self._news.get(container_id, 0) > before:
+                continue
+            if container_id in listed:
+                self._known[container_id] = self._completed(listed[container_id])
+            else:
+                self._known.pop(container_id)
+                self._news.pop(container_id, None)
+        self._inspected &= self._known.keys()
+        self._listed = True
         # The list call shows the ports of running containers only.
-        await self._inspect((c.id for c in listed.values() if c.state != "running" and self._is_ours(c)), None)
+        idle = [c.id for c in self._known.values() if c.state != "running" and self._is_unread(c)]
+        await asyncio.gather(*map(self._read, idle))
 
-    async def _inspect(self, ids: Iterable[str], patience: float | None) -> None:
-        tasks = {asyncio.create_task(self._read(container_id), name=container_id) for container_id in ids if container_id}
-        if not tasks:
-            return
-        done, pending = await asyncio.wait(tasks, timeout=patience)
-        for task in pending:
-            self._readings.add(task)
-            task.add_done_callback(self._came_late)
-        for task in done:
-            task.result()
+    def _completed(self, listed: Container) -> Container:
+        """With what only inspect knows, where it was asked before: none of it changes."""
+        before = self._known.get(listed.id)
+        if before is None or listed.id not in self._inspected:
+            return listed
+        return replace(
+            listed,
+            exposed=before.exposed,
+            has_healthcheck=before.has_healthcheck,
+            stop_signal=before.stop_signal,
+            stop_timeout=before.stop_timeout,
+        )
 
-    def _came_late(self, task: asyncio.Task[None]) -> None:
-        self._readings.discard(task)
-        if not task.cancelled():
-            self._late(task.get_name(), task.exception() is not None)
-
-    async def _read(self, container_id: str) -> None:
-        """One inspect. Of two that overlap, the one that was asked for first does not overwrite the other."""
-        number = self._asked[container_id] = self._asked.get(container_id, 0) + 1
-        container = await self._engine.inspect(container_id)
-        if number < self._answered.get(container_id, 0):
-            return
-        self._answered[container_id] = number
-        if container is None:
-            self._known.pop(container_id, None)
-            self._inspected.discard(container_id)
-            self._asked.pop(container_id, None)
-            self._answered.pop(container_id, None)
-        else:
-            self._known[container_id] = container
-            self._inspected.add(container_id)
-            if container.network_mode.startswith("container:"):
-                await self._read(container.network_mode.removeprefix("container:"))
-
-    def _is_ours(self, container: Container) -> bool:
+    def _is_unread(self, container: Container) -> bool:
         return container.id not in self._inspected and any(key.startswith(self._prefix) for key in container.labels)
-
-    async def _note_signals(self, wake: Wake, now: float) -> None:
-        unread = {i for i, _ in wake.killed if i in self._known and self._is_ours(self._known[i])}
-        await self._inspect(unread, None)
-        for container_id, number in wake.killed:
-            container = self._known.get(container_id)
-            if container and number in (container.stop_signal, SIGKILL):
-                self._stopping[container_id] = now
 
     def _forget_survivors(self, now: float) -> None:
         """Takes back what did not die of its signal, or died and was started again."""

@@ -81,7 +81,11 @@ class Api:
     async def serve(self, listener: socket.socket, *, trusted: bool) -> None:
         """`trusted`: only who may open the socket file can connect, so Host and Origin do not matter."""
         runner = web.AppRunner(
-            application(self._sources, trusted=trusted), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN
+            application(self._sources, trusted=trusted),
+            access_log=None,
+            handle_signals=False,
+            handler_cancellation=True,  # else a follower who left is noticed at the next write only
+            shutdown_timeout=SHUTDOWN,
         )
         await runner.setup()
         self._runners.append(runner)

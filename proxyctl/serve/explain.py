@@ -40,7 +40,10 @@ class Explanation:
 
 def split(url: str) -> tuple[str, str]:
     """`a.example/git`, `https://a.example:8443/git?x` -> (host, path). Raises BadValue."""
-    parts = urlsplit(url.strip() if "://" in url else f"//{url.strip()}")
+    try:
+        parts = urlsplit(url.strip() if "://" in url else f"//{url.strip()}")
+    except ValueError as error:
+        raise values.BadValue(f"{values.shown(url)} is not a URL", "write a host name and a path, like a.example/git") from error
     return values.host(parts.hostname or ""), unquote(parts.path) or "/"
 
 

@@ -52,7 +52,6 @@ class History:
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
         self._entries: deque[Cycle] = deque(maxlen=KEEP)
-        self._rejections: frozenset[Rejection] = frozenset()
         self._latest: tuple[object, ...] = ()
         self._torn = False
         self._told = False
@@ -62,14 +61,16 @@ class History:
         self.since_unix = 0.0
         """When `in_sync` last changed."""
         self.error = ""
+        self.rejections: tuple[Rejection, ...] = ()
+        """As of the latest cycle."""
         if file:
             self._load(file)
 
     def __call__(self, report: CycleReport) -> None:
         self._follow(report)
-        rejections = frozenset(report.rejections)
-        came, went = rejections - self._rejections, self._rejections - rejections
-        self._rejections = rejections
+        before, after = frozenset(self.rejections), frozenset(report.rejections)
+        came, went = after - before, before - after
+        self.rejections = report.rejections
         what = (report.result, report.error, report.changes)
         again = bool(report.error) and what == self._latest
         self._latest = what

@@ -118,6 +118,6 @@ def read(controller: Controller, place: Place, history: History, *, connected: b
         wanted=plan.table if plan else RouteTable(),
         published=controller.published,
         owners=plan.owners if plan else {},
-        rejections=plan.rejections if plan else (),
+        rejections=history.rejections,
         containers=controller.snapshot.containers,
     )

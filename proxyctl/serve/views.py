@@ -61,6 +61,8 @@ class Route:
     @property
     def shown_targets(self) -> str:
         """`2/3 healthy`, with what is down apart: an exited container that nobody removed is no worry."""
+        if not self.targets:
+            return "none"
         down = len(self.targets) - self.present
         return f"{self.healthy}/{self.present} healthy{f', {down} down' if down else ''}"
 

@@ -92,6 +92,7 @@ def test_whatever_the_labels_say_nginx_reads_the_table_and_nothing_else(crowd: l
     table, http = rendered([GOOD, *bad], directory)
     assert "good.example/" in places(table)
     assert read(http) == predicted(table) + OWN
+    assert max(Counter(block.args for block in http.all("upstream")).values()) == 1
     for server in http.all("server"):
         (name,) = server.one("server_name").args
         if name in {vhost.host for vhost in table.vhosts} - {"starting.proxyctl.invalid"}:

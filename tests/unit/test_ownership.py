@@ -221,7 +221,6 @@ def part(plan: Plan, names: set[str]) -> object:
     """What a plan says of these containers."""
     return (
         {key: place for key, place in places(plan.table).items() if {t.container for t in place.targets} & names},
-        {key: place for key, place in places(plan.ahead).items() if {t.container for t in place.targets} & names},
         [rejection for rejection in plan.rejections if rejection.container in names],
         [probe for probe in plan.probes if probe.target.container_id.removeprefix("id-") in names],
         {key: owner for key, owner in plan.owners.items() if owner.service in ("shop", "git")},

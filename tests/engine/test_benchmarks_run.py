@@ -1,0 +1,46 @@
+"""The benchmarks run, print their tables, and lose nothing. What they measure is no test: the machine may be busy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import BENCHMARKS
+from benchmarks.figures import FOLDER
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def printed() -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--short"], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def figures(name: str) -> dict[str, int]:
+    """The latest line of one benchmark."""
+    latest: dict[str, int] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8").splitlines()[-1])
+    return latest
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_each_benchmark_prints_its_table(printed: str, name: str) -> None:
+    assert f"\n{name}: " in f"\n{printed}"
+    assert figures(name)["short"]
+
+
+def test_no_request_is_lost_while_containers_come_and_go(printed: str) -> None:
+    found = figures("loss")
+    assert found["sent"] > 1000, printed
+    assert (found["lost_get"], found["lost_post"], found["stray"]) == (0, 0, 0), printed
+
+
+def test_nothing_is_reloaded_while_nothing_happens(printed: str) -> None:
+    assert figures("idle")["reloads"] == 0, printed

@@ -1,0 +1,58 @@
+"""Power cuts and full disks: the nth step that touches the disk does not happen, and raises instead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STEPS: tuple[tuple[Any, str], ...] = (
+    (os, "open"),
+    (os, "fsync"),
+    (os, "link"),
+    (Path, "unlink"),
+    (Path, "replace"),
+    (Path, "symlink_to"),
+    (Path, "mkdir"),
+)
+
+
+class PowerCut(BaseException):
+    """Nothing after it runs: no handler for errors tidies up."""
+
+
+@contextmanager
+def at(step: int, error: type[BaseException]) -> Iterator[list[str]]:
+    """Yields the names of the steps so far. Step 0 is the first; with fewer steps than that, nothing happens."""
+    done: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in STEPS:
+            patch.setattr(owner, name, _counted(getattr(owner, name), name, step, error, done))
+        yield done
+
+
+def _counted(real: Callable[..., Any], name: str, step: int, error: type[BaseException], done: list[str]) -> Callable[..., Any]:
+    def counted(*args: Any, **more: Any) -> Any:
+        if len(done) == step:
+            done.append("crash")
+            raise error(5, "the disk is full")
+        done.append(name)
+        return real(*args, **more)
+
+    return counted
+
+
+def everywhere(work: Callable[[], object], error: type[BaseException]) -> Iterator[int]:
+    """Runs `work` with a crash at its first step, then at its second, and so on until it comes through. Yields the step."""
+    for step in range(1000):
+        with at(step, error) as done:
+            with suppress(error):
+                work()
+        if "crash" not in done:
+            return
+        yield step
+    raise AssertionError("it never came through")

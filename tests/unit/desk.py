@@ -1,0 +1,162 @@
+"""A front that serves real model values: what a controller holds, a directory of its own, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from proxyctl.config import Api, Config, State
+from proxyctl.model import Container, CycleReport, CycleResult, NginxWorker, Plan, Rejection, RouteTable, Snapshot
+from proxyctl.publish.nginx import NginxInstance
+from proxyctl.publish.reload import Live
+from proxyctl.serve import standing
+from proxyctl.serve.front import Front
+from proxyctl.serve.history import History
+from tests.unit import make
+
+DIGEST = "d" * 32
+NGINX = NginxInstance(
+    id="id-nginx",
+    started_at="2026-11-24T06:00:00Z",
+    image_id="sha256:0",
+    view=make.view(),
+    addresses=(("10.0.0.1", 80),),
+    outdated=False,
+    image="nginx:1.31.3",
+)
+
+
+@dataclass
+class Held:
+    """What a controller holds, in its own shape."""
+
+    nginx: NginxInstance | None = None
+    live: Live | None = None
+    plan: Plan | None = None
+    published: RouteTable = field(default_factory=RouteTable)
+    snapshot: Snapshot = field(default_factory=lambda: Snapshot({}))
+    beat: float = field(default_factory=time.monotonic)
+
+
+class Desk:
+    """A front, what it shows, and where it answers."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.held = Held()
+        self.connected = True
+        self.workers: Sequence[NginxWorker] = ()
+        self.workers_after = 0.0
+        self.template = (make.REPOSITORY / "templates" / "dashboard.html.j2").read_text(encoding="utf-8")
+        self.port = free_port()
+        self.config = Config(
+            state=State(dir=str(directory)), api=Api(listen=f"127.0.0.1:{self.port}", socket=str(directory / "run" / "api.sock"))
+        )
+        self.place = standing.Place("1.2.3", "unix:///run/docker.sock", "edge", "proxyctl", resync=30.0, started_unix=1.0)
+        self.front = Front(self.config, self._standing, self._workers, lambda: self.template)
+        self._number = 0
+
+    def _standing(self, history: History) -> standing.Standing:
+        return standing.read(self.held, self.place, history, connected=self.connected)
+
+    async def _workers(self) -> Sequence[NginxWorker]:
+        await asyncio.sleep(self.workers_after)
+        return self.workers
+
+    @property
+    def socket(self) -> Path:
+        return Path(self.config.api.socket)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def config_file(self, **sections: Mapping[str, Any]) -> Path:
+        """The configuration as a file, for commands."""
+        data = {"state": {"dir": str(self.directory)}, "api": {"listen": self.config.api.listen, "socket": str(self.socket)}}
+        path = self.directory / "config.toml"
+        path.write_bytes(_toml(data | sections))
+        return path
+
+    def decide(self, containers: Iterable[Container], states: Mapping[str, str | None] | None = None, **more: Any) -> Plan:
+        """The plan of these containers, proved live."""
+        found = tuple(containers)
+        plan = make.decide(found, states, **more)
+        self.held.snapshot = make.snapshot(found)
+        self.held.nginx, self.held.live = NGINX, Live(DIGEST, NGINX.id, NGINX.started_at, frozenset({1, 2}))
+        self.held.plan, self.held.published = plan, plan.table
+        self.report("live", changes=("+ all",), rejections=plan.rejections)
+        return plan
+
+    def report(
+        self,
+        result: CycleResult = "unchanged",
+        error: str = "",
+        changes: tuple[str, ...] = (),
+        rejections: tuple[Rejection, ...] = (),
+        **more: Any,
+    ) -> CycleReport:
+        """One cycle, told to every sink."""
+        self._number += 1
+        plain: dict[str, Any] = {
+            "at_unix": time.time(),
+            "reasons": ("test",),
+            "digest": DIGEST if self.held.live else "",
+            "stages": {"read": 0.002, "plan": 0.001},
+            "event_to_live": None,
+            "reloads": 0,
+        }
+        facts = {"number": self._number, "result": result, "error": error, "changes": changes, "rejections": rejections}
+        made = CycleReport(**(plain | facts | more))
+        for sink in self.front.sinks:
+            sink(made)
+        return made
+
+    async def get(self, path: str, **more: Any) -> tuple[int, Any, Mapping[str, str]]:
+        """(status, JSON or text, headers) over TCP."""
+        async with aiohttp.ClientSession() as session:
+            return await _read(session, self.url + path, **more)
+
+    async def ask(self, path: str, **more: Any) -> tuple[int, Any, Mapping[str, str]]:
+        """The same over the unix socket."""
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self.socket))) as session:
+            return await _read(session, "http://anything" + path, **more)
+
+
+async def _read(session: aiohttp.ClientSession, url: str, method: str = "GET", **more: Any) -> tuple[int, Any, Mapping[str, str]]:
+    async with session.request(method, url, **more) as response:
+        text = await response.text()
+        body = json.loads(text) if response.content_type == "application/json" and text else text
+        return response.status, body, response.headers
+
+
+def _toml(data: Mapping[str, Mapping[str, Any]]) -> bytes:
+    lines = []
+    for section, keys in data.items():
+        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+    return "\n".join(lines).encode()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def opened(directory: Path) -> AsyncIterator[Desk]:
+    desk = Desk(directory)
+    await desk.front.start()
+    try:
+        yield desk
+    finally:
+        await desk.front.close()

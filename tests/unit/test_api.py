@@ -1,0 +1,462 @@
+"""What the API answers, to whom, and on which sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from proxyctl.model import Owner
+from proxyctl.serve import api as served
+from proxyctl.serve import feed, listeners
+from proxyctl.serve.api import ENDPOINTS, is_address
+from proxyctl.serve.front import Front
+from proxyctl.serve.listeners import CannotListen
+from proxyctl.serve.page import ago
+from tests.unit import desk as desks
+from tests.unit import make
+from tests.unit.desk import Desk
+from tests.unit.make import container
+
+TEXT_ENDPOINTS = ("/", "/healthz", "/readyz", "/metrics")
+JSON_ENDPOINTS = ("/api/v1/status", "/api/v1/services", "/api/v1/targets", "/api/v1/rejections", "/api/v1/cycles")
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    async with desks.opened(tmp_path) as desk:
+        yield desk
+
+
+def web(name: str = "web-1", said: dict[str, str] | None = None, **more: Any) -> Any:
+    return container(name, {"host": "a.example"} | (said or {}), **more)
+
+
+# ---------------------------------------------------------------- every answer
+
+
+@pytest.mark.parametrize("path", JSON_ENDPOINTS)
+async def test_json_answers_carry_their_schema_on_both_sockets(desk: Desk, path: str) -> None:
+    for ask in (desk.get, desk.ask):
+        status, body, _ = await ask(path)
+        assert (status, body["schema"]) == (200, 1)
+
+
+@pytest.mark.parametrize("path", [*TEXT_ENDPOINTS, *JSON_ENDPOINTS, "/nothing", "/api/v1/explain"])
+async def test_no_answer_can_be_sniffed_framed_or_scripted(desk: Desk, path: str) -> None:
+    _, _, headers = await desk.get(path)
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "default-src 'none'; frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert "script-src" not in headers["Content-Security-Policy"]
+
+
+async def test_an_unknown_path_names_the_ones_that_are(desk: Desk) -> None:
+    status, body, _ = await desk.get("/api/v2/nothing")
+    assert (status, body["schema"], body["endpoints"]) == (404, 1, ENDPOINTS)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("path", ENDPOINTS)
+async def test_nothing_but_get_exists(desk: Desk, method: str, path: str) -> None:
+    status, body, headers = await desk.ask(path, method=method)
+    assert (status, headers["Allow"]) == (405, "GET, HEAD")
+    assert method in body["error"]
+
+
+# ---------------------------------------------------------------- who may ask
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.0.1:9180", "localhost", "LOCALHOST:80", "[::1]:9180", "[::1]", "10.1.2.3:1"]
+)
+def test_addresses_may_be_asked_for(host: str) -> None:
+    assert is_address(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", "evil.example", "evil.example:9180", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "localhost.evil.example"),
+        *("[::1", "127.0.0.1:port", "127.0.0.1/x", "localhost#x", "a b", "::1", "127.0.0.1:99999"),
+    ],
+)
+def test_names_may_not(host: str) -> None:
+    assert not is_address(host)
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+async def test_a_name_that_was_made_to_lead_here_is_refused(desk: Desk, path: str) -> None:
+    status, body, _ = await desk.get(path, headers={"Host": "evil.example"})
+    assert status == 403
+    assert "'evil.example'" in body["error"]
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1", ""])
+async def test_pages_of_other_origins_are_refused(desk: Desk, origin: str) -> None:
+    assert (await desk.get("/api/v1/status", headers={"Origin": origin}))[0] == 403
+
+
+async def test_our_own_page_may_ask(desk: Desk) -> None:
+    assert (await desk.get("/api/v1/status", headers={"Origin": desk.url}))[0] == 200
+
+
+async def test_who_may_open_the_socket_may_call_it_what_they_like(desk: Desk) -> None:
+    assert (await desk.ask("/metrics", headers={"Host": "evil.example", "Origin": "http://evil.example"}))[0] == 200
+
+
+# ---------------------------------------------------------------- health
+
+
+async def test_ready_means_that_everything_wanted_is_live(desk: Desk) -> None:
+    assert await _ready(desk) == (503, "starting: no cycle has ended yet\n")
+    desk.report("unchanged")
+    assert await _ready(desk) == (503, "nothing is live yet\n")
+    desk.decide([web()])
+    assert await _ready(desk) == (200, "ready\n")
+    desk.report("refused", error="nginx refuses the draft: no")
+    assert await _ready(desk) == (503, "nginx refuses the draft: no\n")
+    desk.report("unchanged")
+    assert await _ready(desk) == (200, "ready\n")
+
+
+async def _ready(desk: Desk) -> tuple[int, str]:
+    status, text, _ = await desk.get("/readyz")
+    return status, text
+
+
+async def test_a_rejected_container_does_not_make_the_rest_unready(desk: Desk) -> None:
+    assert desk.decide([web(), container("bad", {"hots": "b.example"}, created=200.0)]).rejections
+    assert (await desk.get("/readyz"))[0] == 200
+
+
+async def test_alive_means_that_the_loop_came_round_within_a_resync_and_a_minute(desk: Desk) -> None:
+    desk.held.beat = time.monotonic() - 89
+    assert (await desk.get("/healthz"))[:2] == (200, "alive\n")
+    desk.held.beat = time.monotonic() - 91
+    assert (await desk.get("/healthz"))[0] == 503
+    assert (await desk.get("/readyz"))[0] == 503
+
+
+# ---------------------------------------------------------------- what is the case
+
+
+async def test_status_tells_everything_in_one_call(desk: Desk) -> None:
+    desk.decide([web(), web("web-2"), container("bad", {"hots": "b.example"})], {"web-2": "unhealthy"})
+    _, body, _ = await desk.get("/api/v1/status")
+    assert (body["version"], body["ready"], body["in_sync"], body["error"]) == ("1.2.3", True, True, "")
+    assert body["engine"] == {"endpoint": "unix:///run/docker.sock", "connected": True}
+    assert body["nginx"]["version"] == "1.31.3"
+    assert (body["nginx"]["container"], body["nginx"]["digest"]) == ("edge", desks.DIGEST)
+    assert body["counts"] == {"services": 1, "routes": 1, "targets": 1, "healthy": 1, "rejections": 2}
+
+
+async def test_a_target_serves_when_nginx_was_told_not_when_it_should_be(desk: Desk) -> None:
+    desk.decide([web()])
+    wanted = make.decide([web(), web("web-2", {"service": "web-1"}, networks={"front": "10.0.0.6"})])
+    desk.held.plan = wanted
+    _, body, _ = await desk.get("/api/v1/status")
+    (route,) = body["routes"]
+    assert {t["container"]: t["serving"] for t in route["targets"]} == {"web-1": True, "web-2": False}
+    assert not route["live"]
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ({}, "ok"),
+        ({"web-2": "unhealthy"}, "degraded"),
+        ({"web-2": "warming"}, "degraded"),
+        ({"web-1": "unhealthy", "web-2": "unhealthy"}, "fail-open"),
+        ({"web-1": "warming", "web-2": "warming"}, "starting"),
+    ],
+)
+async def test_the_state_of_a_route(desk: Desk, states: dict[str, str], expected: str) -> None:
+    two = [web(said={"service": "s"}), web("web-2", {"service": "s"}, networks={"front": "10.0.0.6"})]
+    desk.decide(two, states, published=["a.example/"])
+    _, body, _ = await desk.get("/api/v1/services")
+    assert [s["state"] for s in body["services"]] == [expected]
+
+
+async def test_an_exited_container_that_nobody_removed_is_no_worry(desk: Desk) -> None:
+    desk.decide([web(said={"service": "s"}), web("old", {"service": "s"}, state="exited")])
+    _, body, _ = await desk.get("/api/v1/status")
+    assert [(r["state"], r["healthy"], r["present"]) for r in body["routes"]] == [("ok", 1, 1)]
+
+
+async def test_a_place_whose_containers_are_gone_names_who_had_it(desk: Desk) -> None:
+    desk.decide([], owners={"a.example/": Owner("shop", lost_unix=make.NOW)})
+    _, body, _ = await desk.get("/api/v1/services")
+    assert [(s["service"], s["state"]) for s in body["services"]] == [("shop", "down")]
+
+
+async def test_targets_and_rejections_are_listed(desk: Desk) -> None:
+    desk.decide([web(said={"path": "/git"}), container("bad", {"host": "b.example", "prot": "1"})])
+    _, found, _ = await desk.get("/api/v1/targets")
+    assert [(t["host"], t["path"], t["target"]["container"]) for t in found["targets"]] == [("a.example", "/git", "web-1")]
+    _, refused, _ = await desk.get("/api/v1/rejections")
+    assert [(r["container"], r["label"], r["hint"]) for r in refused["rejections"]] == [
+        ("bad", "proxyctl.prot", "did you mean proxyctl.port?")
+    ]
+
+
+# ---------------------------------------------------------------- explain
+
+
+async def _explain(desk: Desk, url: str) -> tuple[int, Any]:
+    status, body, _ = await desk.get("/api/v1/explain", params={"url": url})
+    return status, body
+
+
+@pytest.mark.parametrize("url", ["a.example/git", "http://a.example/git/x?y#z", "https://A.EXAMPLE:8443/git", "a.example./git"])
+async def test_explain_takes_what_people_paste(desk: Desk, url: str) -> None:
+    desk.decide([web(said={"path": "/git"})])
+    status, body = await _explain(desk, url)
+    assert (status, body["answer"], body["route"]["path"]) == (200, "served", "/git")
+    assert body["summary"] == "a.example/git belongs to web-1 and goes to web-1"
+
+
+async def test_explain_picks_the_longest_path_at_a_slash(desk: Desk) -> None:
+    desk.decide([web(), web("git", {"path": "/git", "service": "git"}), web("deep", {"path": "/git/deep", "service": "deep"})])
+    for url, service in (("a.example/git/deep/x", "deep"), ("a.example/git/deeper", "git"), ("a.example/gitx", "web-1")):
+        assert (await _explain(desk, url))[1]["route"]["service"] == service
+
+
+async def test_explain_prefers_the_exact_name_then_the_longest_wildcard(desk: Desk) -> None:
+    names = {"all": "*.example", "sub": "*.b.example", "exact": "x.b.example"}
+    desk.decide([container(name, {"host": host}) for name, host in names.items()])
+    for host, service in (("x.b.example", "exact"), ("y.b.example", "sub"), ("c.example", "all"), ("p.q.example", "all")):
+        assert (await _explain(desk, host))[1]["route"]["service"] == service
+
+
+async def test_explain_says_why_nobody_serves(desk: Desk) -> None:
+    desk.decide([web()], {"web-1": "warming"}, published=["a.example/"])
+    status, body = await _explain(desk, "a.example")
+    assert (status, body["answer"]) == (200, "unavailable")
+    assert [(t["state"], t["reason"]) for t in body["route"]["targets"]] == [("warming", "refused")]
+
+
+async def test_explain_names_near_hosts_and_the_paths_there_are(desk: Desk) -> None:
+    desk.decide([web(said={"path": "/git"})])
+    status, body = await _explain(desk, "a.exmaple")
+    assert (status, body["answer"], body["nearest"]) == (404, "unknown-host", ["a.example"])
+    status, body = await _explain(desk, "a.example/other")
+    assert (status, body["answer"], body["paths"]) == (404, "unknown-path", ["/git"])
+
+
+async def test_explain_tells_who_asked_for_the_host_and_was_rejected(desk: Desk) -> None:
+    other = container("other", {"host": "other.example", "prot": "1"})
+    wrong = container("wrong", {"routes.x.host": "b.example, A.EXAMPLE", "routes.x.prot": "1"})
+    desk.decide([other, wrong])
+    _, body = await _explain(desk, "a.example")
+    assert [r["container"] for r in body["rejections"]] == ["wrong"]
+
+
+async def test_explain_says_when_nginx_runs_something_else(desk: Desk) -> None:
+    desk.decide([web()])
+    desk.report("restored", error="no answer")
+    assert "does not run the latest configuration: no answer" in (await _explain(desk, "a.example"))[1]["summary"]
+
+
+@pytest.mark.parametrize("url", ["", "/git", "http://", "1.2.3.4", "a b", "[::1"])
+async def test_explain_without_a_host_name_is_a_bad_request(desk: Desk, url: str) -> None:
+    status, body = await _explain(desk, url)
+    assert status == 400
+    assert body["error"]
+
+
+# ---------------------------------------------------------------- cycles and events
+
+
+async def test_cycles_come_newest_first_and_no_more_than_asked_for(desk: Desk) -> None:
+    for number in range(5):
+        desk.report("live", changes=(f"change {number}",))
+    desk.report("unchanged")
+    _, body, _ = await desk.get("/api/v1/cycles", params={"limit": "2"})
+    assert [c["changes"] for c in body["cycles"]] == [["change 4"], ["change 3"]]
+
+
+@pytest.mark.parametrize("limit", ["0", "501", "-1", "x", "", "٣", "9" * 40])
+async def test_a_limit_out_of_range_is_a_bad_request(desk: Desk, limit: str) -> None:
+    assert (await desk.get("/api/v1/cycles", params={"limit": limit}))[0] == 400
+
+
+async def test_events_tell_what_changed_as_it_happens(desk: Desk) -> None:
+    async with aiohttp.ClientSession() as session, session.get(f"{desk.url}/api/v1/events") as response:
+        assert response.content_type == "text/event-stream"
+        assert await response.content.readline() == b": following\n"
+        desk.report("unchanged")
+        desk.report("live", changes=("+ a.example",))
+        await response.content.readline()
+        assert await response.content.readline() == b"event: cycle\n"
+        cycle = json.loads((await response.content.readline()).removeprefix(b"data: "))
+        assert (cycle["schema"], cycle["changes"]) == (1, ["+ a.example"])
+
+
+async def test_a_quiet_stream_is_kept_alive(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "KEEP_ALIVE", 0.05)
+    async with aiohttp.ClientSession() as session, session.get(f"{desk.url}/api/v1/events") as response:
+        lines = [await response.content.readline() for _ in range(3)]
+        assert lines[2] == b": still here\n"
+
+
+async def test_a_follower_who_does_not_keep_up_is_dropped_and_others_are_not(desk: Desk) -> None:
+    async with aiohttp.ClientSession() as session, session.get(f"{desk.url}/api/v1/events") as slow:
+        await slow.content.readline()
+        for number in range(feed.BEHIND + 1):
+            desk.report("live", changes=(f"change {number}",))
+        with pytest.raises(aiohttp.ClientError):
+            await slow.content.read()
+        async with session.get(f"{desk.url}/api/v1/events") as other:
+            assert await other.content.readline() == b": following\n"
+
+
+async def test_there_is_a_limit_to_followers(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "MOST", 1)
+    async with aiohttp.ClientSession() as session, session.get(f"{desk.url}/api/v1/events") as first:
+        assert first.status == 200
+        assert (await desk.get("/api/v1/events"))[0] == 503
+    for _ in range(100):
+        async with aiohttp.ClientSession() as session, session.get(f"{desk.url}/api/v1/events") as again:
+            if again.status == 200:
+                return
+        await asyncio.sleep(0.02)
+    pytest.fail("the place of a follower who left was not given to another")
+
+
+async def test_shutting_down_does_not_wait_for_followers(tmp_path: Path) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with desks.opened(tmp_path) as desk:
+            responses = [await session.get(f"{desk.url}/api/v1/events") for _ in range(5)]
+            began = time.monotonic()
+        assert time.monotonic() - began < 0.9
+        assert all([(await response.read()).endswith(b"following\n\n") for response in responses])
+
+
+# ---------------------------------------------------------------- the page
+
+
+async def test_the_page_shows_services_targets_rejections_and_changes(desk: Desk) -> None:
+    desk.decide([web(), container("bad", {"hots": "b.example"}, created=200.0)])
+    status, html, headers = await desk.get("/")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    for text in (
+        "In sync",
+        "nginx 1.31.3 in edge",
+        "a.example",
+        "10.0.0.5:80",
+        "proxyctl.hots",
+        "did you mean proxyctl.host?",
+        "+ all",
+    ):
+        assert text in html
+
+
+async def test_foreign_text_is_text_on_the_page(desk: Desk) -> None:
+    desk.decide([web()])
+    desk.report("failed", error="<script>alert(1)</script>", changes=('"><img src=x>',))
+    _, html, headers = await desk.get("/")
+    assert "<script" not in html
+    assert "<img" not in html
+    nonce = headers["Content-Security-Policy"].partition("'nonce-")[2].partition("'")[0]
+    assert f'<style nonce="{nonce}">' in html
+    assert nonce not in (await desk.get("/"))[2]["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("template", ["{{ nothing }}", "{% if %}", "{{ status.nothing }}"])
+async def test_a_template_that_is_wrong_is_named_and_harms_nothing_else(desk: Desk, template: str) -> None:
+    good, desk.template = desk.template, template
+    status, text, _ = await desk.get("/")
+    assert (status, text.startswith("dashboard.html.j2 cannot be rendered: ")) == (500, True)
+    desk.template = good
+    assert (await desk.get("/"))[0] == 200
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(-1, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (10**6, "11 d")])
+def test_ago(seconds: float, expected: str) -> None:
+    assert ago(seconds) == expected
+
+
+# ---------------------------------------------------------------- sockets
+
+
+async def test_the_socket_is_for_owner_and_group_and_goes_at_the_end(tmp_path: Path) -> None:
+    async with desks.opened(tmp_path) as desk:
+        assert oct(desk.socket.stat().st_mode & 0o777) == "0o660"
+    assert not desk.socket.exists()
+
+
+async def test_a_socket_that_a_crash_left_behind_is_replaced(tmp_path: Path) -> None:
+    path = Desk(tmp_path).socket
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with desks.opened(tmp_path) as desk:
+        assert (await desk.ask("/healthz"))[0] == 200
+
+
+async def test_a_socket_where_somebody_answers_is_not_taken(tmp_path: Path) -> None:
+    async with desks.opened(tmp_path) as first:
+        second = Desk(tmp_path)
+        with pytest.raises(CannotListen, match=r"api\.socket .* is taken: another controller answers there"):
+            await second.front.start()
+        await second.front.close()
+        assert (await first.ask("/healthz"))[0] == 200
+        with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+            probe.connect(("127.0.0.1", second.port))
+
+
+async def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    path.write_text("precious")
+    with pytest.raises(CannotListen, match="is not a socket: move that file away"):
+        listeners.UnixListener(path)
+    assert path.read_text() == "precious"
+
+
+async def test_a_socket_that_another_controller_put_there_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    old = listeners.UnixListener(path)
+    path.rename(tmp_path / "moved")
+    new = listeners.UnixListener(path)
+    old.close()
+    assert listeners.answers(path)
+    new.close()
+    assert not path.exists()
+
+
+async def test_a_path_too_long_for_a_socket_is_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(CannotListen, match=r"cannot be made \(AF_UNIX path too long\)"):
+        listeners.UnixListener(tmp_path / ("x" * 120))
+
+
+async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", desk.port))
+        other.listen()
+        with pytest.raises(CannotListen, match=rf"api\.listen 127\.0\.0\.1:{desk.port} is taken"):
+            await desk.front.start()
+    assert not desk.socket.exists()
+
+
+def test_an_address_of_another_host_is_named() -> None:
+    with pytest.raises(CannotListen, match="is not an address of this host"):
+        listeners.tcp(("192.0.2.1", 9180))
+
+
+async def test_without_api_listen_there_is_no_tcp(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.config = type(desk.config)(state=desk.config.state, api=type(desk.config.api)(listen="", socket=str(desk.socket)))
+    front = Front(desk.config, desk._standing, desk._workers, lambda: desk.template)
+    await front.start()
+    assert (await desk.ask("/healthz"))[0] == 200
+    with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+        probe.connect(("127.0.0.1", desk.port))
+    await front.close()
