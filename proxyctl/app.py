@@ -22,6 +22,7 @@ from proxyctl.observe.inventory import Inventory
 from proxyctl.observe.mounts import host_path
 from proxyctl.observe.probes import Prober
 from proxyctl.plan import labels, vhosts
+from proxyctl.plan.ownership import ClaimRule
 from proxyctl.publish.draft import Drafts
 from proxyctl.publish.nginx import NginxContainer, NginxSpec, bootstrap_view
 from proxyctl.publish.promote import Reference
@@ -76,7 +77,19 @@ def build_policy(config: Config, config_file: Path, token: str) -> Policy:
         ),
         renderer=vhosts.Renderer(read_templates(config_file)),
         operator_files=read_operator_files(config),
+        claims=claim_rules(config),
+        own_ports=own_ports(config),
     )
+
+
+def claim_rules(config: Config) -> tuple[ClaimRule, ...]:
+    return tuple(ClaimRule(rule.hosts, rule.paths, rule.projects, rule.images) for rule in config.claims)
+
+
+def own_ports(config: Config) -> frozenset[int]:
+    """The host's ports that lead to nginx and to the API."""
+    api = config.api_address
+    return frozenset(outer for _, outer, _ in config.ports) | ({api[1]} if api else set())
 
 
 def fixed_at_start(config: Config) -> tuple[object, ...]:

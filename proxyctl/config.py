@@ -80,6 +80,13 @@ class Health(_Section, frozen=True, kw_only=True):
     fall: int = 2
 
 
+class Claim(_Section, frozen=True, kw_only=True):
+    hosts: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+    projects: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+
+
 class Config(_Section, frozen=True, kw_only=True):
     docker: Docker = Docker()
     state: State = State()
@@ -87,6 +94,7 @@ class Config(_Section, frozen=True, kw_only=True):
     api: Api = Api()
     discovery: Discovery = Discovery()
     health: Health = Health()
+    claims: tuple[Claim, ...] = ()
 
     @property
     def state_dir(self) -> Path:
@@ -185,10 +193,21 @@ def _check_keys(data: Mapping[str, Any], struct: type[msgspec.Struct], where: st
             hint = f"did you mean {where}{near[0]}?" if near else f"known here: {', '.join(known)}"
             raise ConfigError(f"{source}: unknown key {full}: {hint}")
         kind = known[key]
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        if full == "claims":
+            _check_claims(value, source)
+        elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             if not isinstance(value, dict):
                 raise ConfigError(f"{source}: {full} is a table: write [{full}] and its keys below")
             _check_keys(value, kind, f"{full}.", source)
+
+
+def _check_claims(value: object, source: str) -> None:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ConfigError(f"{source}: claims is a list of tables: write [[claims]] and its keys below")
+    for number, item in enumerate(value, 1):
+        _check_keys(item, Claim, f"claims({number}).", source)
+        if not item.get("hosts"):
+            raise ConfigError(f'{source}: claims({number}) has no hosts: write hosts = ["*.shop.example"]')
 
 
 def _add_environment(data: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
@@ -198,6 +217,8 @@ def _add_environment(data: dict[str, Any], environment: Mapping[str, str]) -> di
         section, separator, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
         if not name.startswith(ENV_PREFIX) or not separator:
             continue
+        if section == "claims":
+            raise ConfigError(f"environment variable {name}: claims can only be written in the file")
         _check_keys({section: {key: text}}, Config, "", f"environment variable {name}")
         kind = _fields(sections[section])[key]
         data.setdefault(section, {})[key] = _typed(text, kind, name)

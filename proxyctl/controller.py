@@ -31,6 +31,7 @@ from proxyctl.observe.events import Wakes
 from proxyctl.observe.inventory import Inventory
 from proxyctl.observe.probes import Prober
 from proxyctl.plan import changes, labels, routes
+from proxyctl.plan.ownership import ClaimRule
 from proxyctl.plan.quarantine import Served
 from proxyctl.plan.vhosts import NginxSettings, Renderer
 from proxyctl.publish.draft import Drafts
@@ -56,6 +57,8 @@ class Policy:
     nginx: NginxSettings
     renderer: Renderer
     operator_files: Mapping[str, str]
+    claims: tuple[ClaimRule, ...] = ()
+    own_ports: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -251,6 +254,8 @@ class Controller:
                     self._unjoinable,
                     frozenset(vhost.host + location.path for vhost in self.published.vhosts for location in vhost.locations),
                     time.time(),
+                    self.policy.claims,
+                    self.policy.own_ports,
                 )
             )
 

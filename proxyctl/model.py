@@ -26,6 +26,7 @@ RejectionReason = Literal[
     "conflict",
     "unsupported",
     "limit",
+    "not-allowed",
     "quarantined",
 ]
 
@@ -144,6 +145,8 @@ class ServiceSpec:
     container_id: str
     container: str
     service: str
+    named: bool
+    """By a label, not by default."""
     created_unix: float
     routes: tuple[RouteSpec, ...]
 
@@ -251,6 +254,7 @@ class Owner:
     """The service that a (host, path) belongs to. `lost_unix`: when its last container went, 0 while it has one."""
 
     service: str
+    project: str = ""
     lost_unix: float = 0.0
 
 

@@ -72,12 +72,12 @@ def _compose(options: Options, file: Path, notes: list[str]) -> tuple[tuple[Reje
     from proxyctl.app import label_defaults
     from proxyctl.cli import compose
 
+    defaults = label_defaults(options.config())
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Stop(f"{file}: {getattr(error, 'strerror', None) or error}", USAGE) from error
     project = Path.cwd().name if str(file) == "-" else file.absolute().parent.name
-    defaults = label_defaults(options.config())
     try:
         verdict = compose.check(text, str(file), project, defaults)
     except compose.NotCompose as error:

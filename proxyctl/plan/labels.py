@@ -104,7 +104,7 @@ def parse(container: Container, defaults: Defaults) -> Parsed:
             routes.append(route)
     if len(names) > MAX_ROUTES:
         reader.reject(_PLAIN, "limit", "routes", f"{len(names)} routes in one container", f"{MAX_ROUTES} are served")
-    spec = ServiceSpec(container.id, container.name, service, container.created_unix, tuple(routes))
+    spec = ServiceSpec(container.id, container.name, service, "service" in plain, container.created_unix, tuple(routes))
     return Parsed(spec if routes else None, tuple(reader.rejections))
 
 

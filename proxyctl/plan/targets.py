@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,12 +29,32 @@ class Unreachable:
 
 
 def reach(
-    container: Container, route: RouteSpec, nginx: NginxView, containers: Mapping[str, Container], *, join: bool
+    container: Container,
+    route: RouteSpec,
+    nginx: NginxView,
+    containers: Mapping[str, Container],
+    *,
+    join: bool,
+    own_ports: frozenset[int] = frozenset(),
 ) -> Reached | Unreachable:
     """The address of `route.port` of a living or coming container, as nginx sees it.
 
-    A container that has no address yet is reached at `PENDING`: enough to test what will be rendered for it.
+    A container that has no address yet is reached at `PENDING`: enough to test what will be rendered for it. `own_ports`:
+    the host's ports that lead to proxyctl and its nginx, which are never targets, nor are link-local (metadata) addresses.
     """
+    found = _reach(container, route, nginx, containers, join=join)
+    if isinstance(found, Unreachable):
+        return found
+    if container.network_mode == "host" and route.port in own_ports:
+        return Unreachable(f"port {route.port} of the host is proxyctl's own", "let the application listen on another port")
+    if ipaddress.ip_address(found.target.address).is_link_local:
+        return Unreachable(f"{found.target.address} is a link-local address", "connect the container to another network")
+    return found
+
+
+def _reach(
+    container: Container, route: RouteSpec, nginx: NginxView, containers: Mapping[str, Container], *, join: bool
+) -> Reached | Unreachable:
     mode = container.network_mode
     if mode == "none":
         return Unreachable("the container has no network", "start it with --network NAME")

@@ -57,9 +57,15 @@ class Reference:
         self._link(self._directory / REFERENCE, Path("mains") / f"{digest}.conf")
 
     def _move(self, digest: str) -> None:
-        self._point(digest)
-        if not self._mark.is_symlink():
-            self._link(self._mark, Path(self._conf_dir_inside))
+        before = self.current()
+        try:
+            self._point(digest)
+            if not self._mark.is_symlink():
+                self._link(self._mark, Path(self._conf_dir_inside))
+        except OSError:
+            if before and self.current() != before:
+                self._point(before)
+            raise
 
     @staticmethod
     def _link(path: Path, target: Path) -> None:

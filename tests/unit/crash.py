@@ -49,9 +49,8 @@ def _counted(real: Callable[..., Any], name: str, step: int, error: type[BaseExc
 def everywhere(work: Callable[[], object], error: type[BaseException]) -> Iterator[int]:
     """Runs `work` with a crash at its first step, then at its second, and so on until it comes through. Yields the step."""
     for step in range(1000):
-        with at(step, error) as done:
-            with suppress(error):
-                work()
+        with at(step, error) as done, suppress(error):
+            work()
         if "crash" not in done:
             return
         yield step

@@ -121,6 +121,11 @@ class Desk:
             sink(made)
         return made
 
+    async def followed(self) -> None:
+        """Returns when somebody follows the events."""
+        while not len(self.front._feed):  # noqa: ASYNC110 - a follower comes from another process
+            await asyncio.sleep(0.02)
+
     async def get(self, path: str, **more: Any) -> tuple[int, Any, Mapping[str, str]]:
         """(status, JSON or text, headers) over TCP."""
         async with aiohttp.ClientSession() as session:

@@ -32,6 +32,7 @@ from proxyctl.model import (
     VirtualHost,
 )
 from proxyctl.plan import labels, routes, vhosts
+from proxyctl.plan.ownership import ClaimRule
 from proxyctl.plan.targets import ALIVE
 
 REPOSITORY = Path(__file__).parents[2]
@@ -142,6 +143,8 @@ def decide(
     published: Iterable[str] = (),
     now: float = NOW,
     since: float = 0.0,
+    claims: tuple[ClaimRule, ...] = (),
+    own_ports: Iterable[int] = (),
 ) -> Plan:
     """`states`: by container name, healthy when it is not there, None for one that was never probed."""
     return routes.plan(
@@ -155,6 +158,8 @@ def decide(
             unjoinable=unjoinable or {},
             published=frozenset(published),
             now_unix=now,
+            claims=claims,
+            own_ports=frozenset(own_ports),
         )
     )
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxyctl.model import Container, ContainerState, Owner, Plan
-from proxyctl.plan import routes
+from proxyctl.plan import ownership
 from tests.unit import hostile, make
 from tests.unit.make import NOW, container, decide, places, refusals, serving
 
@@ -23,7 +23,7 @@ FIRST, SECOND = asks("first", created=100.0), asks("second", created=200.0)
 
 
 def owned_by(service: str, lost_unix: float = 0.0) -> Mapping[str, Owner]:
-    return {"a.example/": Owner(service, lost_unix)}
+    return {"a.example/": Owner(service, "", lost_unix)}
 
 
 def test_among_newcomers_the_container_that_was_created_first_wins() -> None:
@@ -85,13 +85,13 @@ def test_an_exited_incumbent_keeps_its_place_for_a_grace() -> None:
     plan = decide([exited, SECOND], owners=owned_by("first"))
     assert plan.owners == owned_by("first", NOW)
     assert serving(plan.table) == {"a.example/": []}
-    later = decide([exited, SECOND], owners=plan.owners, now=NOW + routes.EXITED_GRACE - 0.1)
+    later = decide([exited, SECOND], owners=plan.owners, now=NOW + ownership.EXITED_GRACE - 0.1)
     assert later.owners == owned_by("first", NOW)
 
 
 def test_an_exited_incumbent_loses_its_place_to_a_challenger_after_the_grace() -> None:
     exited = asks("first", created=100.0, state="exited")
-    plan = decide([exited, SECOND], owners=owned_by("first", NOW - routes.EXITED_GRACE))
+    plan = decide([exited, SECOND], owners=owned_by("first", NOW - ownership.EXITED_GRACE))
     assert serving(plan.table) == {"a.example/": ["second"]}
     assert plan.owners == owned_by("second")
 
@@ -110,9 +110,9 @@ def test_the_place_of_a_removed_container_says_503_for_a_while_and_then_is_unkno
     plan = decide([], owners=owned_by("first"))
     assert serving(plan.table) == {"a.example/": []}
     assert plan.owners == owned_by("first", NOW)
-    last = decide([], owners=plan.owners, now=NOW + routes.GONE_GRACE - 0.1)
+    last = decide([], owners=plan.owners, now=NOW + ownership.GONE_GRACE - 0.1)
     assert serving(last.table) == {"a.example/": []}
-    after = decide([], owners=plan.owners, now=NOW + routes.GONE_GRACE)
+    after = decide([], owners=plan.owners, now=NOW + ownership.GONE_GRACE)
     assert places(after.table) == {}
     assert after.owners == {}
 

@@ -15,7 +15,7 @@ from tests.unit import crash
 
 TARGET = Target("id-web", "endpoint", "10.0.0.5", 80)
 OLD = State("a" * 32, {"a.example/": Owner("web")}, "digest-1", ((TARGET, "default"),), frozenset({"front"}))
-NEW = State("a" * 32, {"a.example/": Owner("web", 12.5), "b.example/git": Owner("git")}, "digest-2")
+NEW = State("a" * 32, {"a.example/": Owner("web", "project", 12.5), "b.example/git": Owner("git")}, "digest-2")
 
 
 def store_of(directory: Path, *states: State) -> StateStore:

@@ -1,0 +1,224 @@
+"""A Docker host in miniature: an engine that holds containers and one nginx, which is a small HTTP server that reads the
+published reference at a signal, starts new workers and retires the old ones. It can be deaf, refuse, or keep its old workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from proxyctl.model import Container, EngineRefused, EngineUnavailable
+from proxyctl.publish.nginx import NginxInstance, NginxSpec
+from proxyctl.publish.promote import REFERENCE
+from tests.unit import make
+
+TOKEN = "f" * 32
+NGINX = "id-nginx"
+
+
+class Engine:
+    """Both protocols: what the inventory asks and what publishing asks. `calls` holds each call, in order."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.containers: dict[str, Container] = {}
+        self.calls: list[tuple[str, ...]] = []
+        self.unreadable = False
+        self.refuses: Callable[[str], str] = lambda _: ""
+        """What nginx says against a draft with this text; empty when it takes it."""
+        self.networks = {"own": "127.0.0.1"}
+        self.closed_networks: set[str] = set()
+        self.image_id = "image-1"
+        self.version = "1.31.3"
+        self.started = 1
+        self.nginx = Nginx(self)
+
+    def _called(self, *call: str) -> None:
+        self.calls.append(call)
+        if self.unreadable:
+            raise EngineUnavailable("the engine does not answer")
+
+    def did(self, name: str) -> list[tuple[str, ...]]:
+        return [call[1:] for call in self.calls if call[0] == name]
+
+    # ------------------------------------------------------------ reading
+
+    def put(self, *containers: Container) -> None:
+        self.containers |= {c.id: c for c in containers}
+
+    async def list_containers(self) -> list[Container]:
+        self._called("list")
+        return list(self.containers.values())
+
+    async def inspect(self, container: str) -> Container | None:
+        self._called("inspect", container)
+        return self.containers.get(container)
+
+    async def inspect_raw(self, container: str) -> Mapping[str, Any] | None:
+        self._called("inspect_raw", container)
+        mounts = [
+            {"Source": str(self.directory / name), "Destination": str(self.directory / name)} for name in ("conf", "boot", "logs")
+        ]
+        networks = {name: {"Gateway": gateway, "IPAddress": ""} for name, gateway in self.networks.items()}
+        return {
+            "Id": NGINX,
+            "Image": self.image_id,
+            "State": {"Status": "running", "Running": True, "StartedAt": str(self.started)},
+            "Config": {"Image": "nginx:test", "Labels": {}},
+            "HostConfig": {"NetworkMode": "own"},
+            "Mounts": mounts,
+            "NetworkSettings": {"Networks": networks, "Ports": {"80/tcp": [{"HostIp": "", "HostPort": str(self.nginx.port)}]}},
+        }
+
+    async def has_image(self, image: str) -> bool:
+        self._called("has_image", image)
+        return True
+
+    async def processes(self, container: str) -> list[tuple[int, str]]:
+        self._called("processes", container)
+        return self.nginx.processes()
+
+    async def logs(self, container: str, since_unix: float) -> str:
+        self._called("logs", container, str(since_unix > 0))
+        return self.nginx.log
+
+    # ------------------------------------------------------------ changing
+
+    async def pull(self, image: str) -> None:
+        self._called("pull", image)
+
+    async def create_container(self, name: str, settings: Mapping[str, Any]) -> str:
+        self._called("create_container", name, str(settings["Image"]))
+        return NGINX
+
+    async def start(self, container: str) -> None:
+        self._called("start", container)
+
+    async def kill(self, container: str, signal: str) -> None:
+        self._called("kill", container, signal)
+        self.nginx.hear()
+
+    async def execute(self, container: str, argv: list[str]) -> tuple[int, str]:
+        if argv == ["nginx", "-v"]:
+            return 0, f"nginx version: nginx/{self.version}\n"
+        self._called("test", container, argv[-1])
+        said = self.refuses(whole(Path(argv[-1])))
+        return (1, f"nginx: [emerg] {said}\n") if said else (0, "")
+
+    async def create_network(self, name: str, labels: Mapping[str, str]) -> None:
+        self._called("create_network", name, *labels)
+
+    async def connect_network(self, network: str, container: str) -> None:
+        self._called("connect", network, container)
+        if network in self.closed_networks:
+            raise EngineRefused(403, f"{network} is closed")
+        self.networks[network] = "10.0.0.1"
+
+    async def disconnect_network(self, network: str, container: str) -> None:
+        self._called("disconnect", network, container)
+        if self.networks.pop(network, None) is None:
+            raise EngineRefused(404, f"not in {network}")
+
+
+def whole(draft: Path) -> str:
+    """A draft with its manifest and the objects in it."""
+    conf = draft.parent.parent
+    manifest = (conf / "manifests" / draft.name).read_text()
+    return draft.read_text() + manifest + "".join(f.read_text() for f in sorted(conf.glob("objects/*")) if f.name in manifest)
+
+
+class Nginx:
+    """Answers with the digest that it runs under the token's name, 404 under any other."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
+        self.running = ""
+        self.deaf = 0
+        """Signals that it does not hear."""
+        self.refuses: dict[str, str] = {}
+        """Digests that it does not load, and what it writes into its log then."""
+        self.parses = 0.005
+        """Seconds from the signal to the first new worker."""
+        self.retires = 0.02
+        """Seconds from there to the retirement of the old ones; they still answer meanwhile."""
+        self.log = ""
+        self.serving = [11, 12]
+        self.ending: list[int] = []
+        self._old = ""
+        self._asked = 0
+
+    def processes(self) -> list[tuple[int, str]]:
+        titles = [(10, "nginx: master process nginx -g daemon off;"), (9, "nginx: cache manager process")]
+        titles += [(pid, "nginx: worker process") for pid in self.serving]
+        return titles + [(pid, "nginx: worker process is shutting down") for pid in self.ending]
+
+    def hear(self) -> None:
+        if self.deaf:
+            self.deaf -= 1
+            return
+        task = asyncio.create_task(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self) -> None:
+        digest = (self._engine.directory / "conf" / REFERENCE).readlink().stem
+        await asyncio.sleep(self.parses)
+        if digest in self.refuses:
+            self.log += f"2026/11/24 06:00:00 [emerg] 10#10: {self.refuses[digest]}\n"
+            return
+        old, self._old, self.running = list(self.serving), self.running, digest
+        self.serving = old + [pid + 10 for pid in old]
+        await asyncio.sleep(self.retires)
+        self.serving = [pid for pid in self.serving if pid not in old]
+        self.ending += old
+        self._old = ""
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self._asked += 1
+        digest = self._old if self._old and self._asked % 2 else self.running
+        found = digest and f"host: {TOKEN}" in head.lower()
+        body = f"{digest}\n" if found else "Unknown host\n"
+        status = "200 OK" if found else "404 Not Found"
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        await writer.drain()
+        writer.close()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self.port = int(server.sockets[0].getsockname()[1])
+        try:
+            yield
+        finally:
+            server.close()
+            await server.wait_closed()
+            for task in self._tasks:
+                task.cancel()
+
+
+def spec(directory: Path, *, create: bool = True, pull: bool = True) -> NginxSpec:
+    ports = (("", 80, 80), ("127.0.0.1", 8443, 443))
+    return NginxSpec(
+        "nginx", "nginx:test", pull, create, ports, directory / "conf", directory / "boot", directory / "logs", "proxyctl"
+    )
+
+
+def instance(engine: Engine, **more: Any) -> NginxInstance:
+    """As NginxContainer describes it."""
+    view = make.view(conf_dir=str(engine.directory / "conf"), runtime_dir=str(engine.directory / "boot"))
+    plain = NginxInstance(
+        NGINX, str(engine.started), engine.image_id, view, (("127.0.0.1", engine.nginx.port),), outdated=False, image="nginx:test"
+    )
+    return replace(plain, **more)
+
+
+def folders(directory: Path, names: Iterable[str] = ("conf", "boot", "logs")) -> None:
+    for name in names:
+        (directory / name).mkdir(exist_ok=True)
