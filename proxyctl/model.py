@@ -251,7 +251,8 @@ class RouteTable:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The service that a (host, path) belongs to. `lost_unix`: when its last container went, 0 while it has one."""
+    """The service, of a compose project, that a host or a (host, path) belongs to. `lost_unix`: when its last container went, 0
+    while it has one."""
 
     service: str
     project: str = ""
@@ -285,7 +286,7 @@ class Plan:
     networks: frozenset[str]
     """Names of the networks that nginx must be in to reach its targets."""
     owners: Mapping[str, Owner]
-    """By host and path, written as one: `a.example/git`."""
+    """By host, and by host and path written as one: `a.example/git`."""
     holds_back: bool
     """A new place waits for its first target: decide again soon."""
 

@@ -7,7 +7,7 @@ of another project joins a service only when that service's own containers name 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -84,6 +84,16 @@ def _matches(text: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(text, pattern) for pattern in patterns)
 
 
+def _seniority(claim: Claim) -> tuple[bool, float, str]:
+    """Who is there before who is not, then by age."""
+    return (not claim.present, *claim.age)
+
+
+def _is_of(claim: Claim, owner: Owner) -> bool:
+    """Whether a host of this owner is the claim's too."""
+    return claim.project == owner.project or claim.spec.service == owner.service
+
+
 class Court:
     """Hears all claims of one cycle. `owners`: who has what so far."""
 
@@ -96,56 +106,47 @@ class Court:
         self.rejections: list[Rejection] = []
 
     def settle(self, claims: Mapping[Place, list[Claim]]) -> tuple[dict[str, Owner], dict[Place, list[Claim]]]:
-        """Gives every place to one service; places that lost their last claim keep an empty list for a while."""
-        founders = self._founders(claims)
-        projects = self._projects(claims)
-        owners: dict[str, Owner] = {}
+        """Gives every host to one project and every place to one service. Owners are by host, and by host and path; places that
+        lost their last claim keep an empty list for a while."""
+        every = sorted((c for group in claims.values() for c in group), key=_seniority)
+        founders: dict[str, Claim] = {}
+        for claim in every:
+            founders.setdefault(claim.spec.service, claim)
+        owners = self._hosts(claims)
         owned: dict[Place, list[Claim]] = {}
         for place, group in claims.items():
-            admitted = [c for c in group if self._is_admitted(c, place, founders, projects)]
+            admitted = [c for c in group if self._is_admitted(c, place, founders[c.spec.service], owners[place[0]])]
             if not admitted:
                 continue
             written = "".join(place)
-            owner = self._owner(admitted, self._owners.get(written))
+            owner = self._next(admitted, self._owners.get(written), lambda claim, before: claim.spec.service == before.service)
             owners[written] = owner
             owned[place] = self._agreeing(place, [c for c in admitted if c.spec.service == owner.service])
             for claim in admitted:
                 if claim.spec.service != owner.service:
                     hint = f"choose another host or path, or remove the containers of {owner.service}"
                     self._reject(claim, "host-taken", "host", f"{written} belongs to the service {owner.service}", hint)
+        self._hold(owners, owned)
+        return owners, owned
+
+    def _hosts(self, claims: Mapping[Place, list[Claim]]) -> dict[str, Owner]:
+        by_host: dict[str, list[Claim]] = {}
+        for (host, _), group in claims.items():
+            by_host.setdefault(host, []).extend(group)
+        return {host: self._next(group, self._owners.get(host), _is_of) for host, group in by_host.items()}
+
+    def _hold(self, owners: dict[str, Owner], owned: dict[Place, list[Claim]]) -> None:
+        """Places whose containers were removed: nobody's, and still known."""
         for written, owner in self._owners.items():
+            host, slash, path = written.partition("/")
             lost = owner.lost_unix or self._now
-            if written not in owners and self._now - lost < GONE_GRACE:
-                host, slash, path = written.partition("/")
+            if slash and written not in owners and self._now - lost < GONE_GRACE:
                 owners[written] = Owner(owner.service, owner.project, lost)
                 owned[host, slash + path] = []
-        return owners, owned
 
     # ------------------------------------------------------------ who may ask
 
-    def _founders(self, claims: Mapping[Place, list[Claim]]) -> dict[str, Claim]:
-        """The container that each service began with."""
-        founders: dict[str, Claim] = {}
-        for claim in sorted((c for group in claims.values() for c in group), key=lambda c: (not c.present, c.age)):
-            founders.setdefault(claim.spec.service, claim)
-        return founders
-
-    def _projects(self, claims: Mapping[Place, list[Claim]]) -> dict[str, tuple[str, str]]:
-        """host -> the (project, service) that it belongs to: that of who has it, else of the oldest container that asks."""
-        living = {(host, c.spec.service) for (host, _), group in claims.items() for c in group}
-        found: dict[str, tuple[str, str]] = {}
-        for written, owner in sorted(self._owners.items(), key=lambda item: len(item[0])):
-            host = written.partition("/")[0]
-            if (host, owner.service) in living:
-                found.setdefault(host, (owner.project, owner.service))
-        every = [(host, claim) for (host, _), group in claims.items() for claim in group]
-        for host, claim in sorted(every, key=lambda item: (not item[1].present, item[1].age)):
-            found.setdefault(host, (claim.project, claim.spec.service))
-        return found
-
-    def _is_admitted(
-        self, claim: Claim, place: Place, founders: Mapping[str, Claim], projects: Mapping[str, tuple[str, str]]
-    ) -> bool:
+    def _is_admitted(self, claim: Claim, place: Place, founder: Claim, host_owner: Owner) -> bool:
         written = "".join(place)
         rules = [rule for rule in self._rules if rule.covers(*place)]
         if rules and not any(rule.admits(claim.container) for rule in rules):
@@ -153,15 +154,13 @@ class Court:
                 claim, "not-allowed", "host", f"{written} is kept for others by [[claims]]", "ask the operator for a rule"
             )
             return False
-        founder = founders[claim.spec.service]
         if claim.project != founder.project and not founder.spec.named:
             message = f"the service {claim.spec.service} belongs to {founder.spec.container}, of another project"
             hint = f"choose another service name, or set {self._prefix}.service on the containers of that project too"
             self._reject(claim, "not-allowed", "service", message, hint)
             return False
-        project, service = projects[place[0]]
-        if claim.project != project and claim.spec.service != service and not rules:
-            message = f"{place[0]} belongs to the service {service}, of another project"
+        if not rules and not _is_of(claim, host_owner):
+            message = f"{place[0]} belongs to the service {host_owner.service}, of another project"
             hint = "choose another host, or ask the operator for a [[claims]] rule"
             self._reject(claim, "host-taken", "host", message, hint)
             return False
@@ -176,17 +175,17 @@ class Court:
 
     # ------------------------------------------------------------ who gets it
 
-    def _owner(self, group: list[Claim], incumbent: Owner | None) -> Owner:
-        present = [c for c in group if c.present]
-        own = [c for c in group if incumbent and c.spec.service == incumbent.service]
-        if incumbent and any(c.present for c in own):
-            return Owner(incumbent.service, own[0].project)
-        if incumbent and own:
-            lost = incumbent.lost_unix or self._now
-            if not present or self._now - lost < EXITED_GRACE:
-                return Owner(incumbent.service, own[0].project, lost)
-        first = min(present or group, key=lambda c: c.age)
-        return Owner(first.spec.service, first.project, 0.0 if present else self._now)
+    def _next(self, group: list[Claim], before: Owner | None, is_of: Callable[[Claim, Owner], bool]) -> Owner:
+        """The owner from now on: the one before while it has a container, and for a grace when that has exited; else the senior."""
+        ranked = sorted(group, key=_seniority)
+        own = [c for c in ranked if before and is_of(c, before)]
+        if before and own:
+            lost = before.lost_unix or self._now
+            if own[0].present:
+                return Owner(before.service, before.project)
+            if not ranked[0].present or self._now - lost < EXITED_GRACE:
+                return Owner(before.service, before.project, lost)
+        return Owner(ranked[0].spec.service, ranked[0].project, 0.0 if ranked[0].present else self._now)
 
     def _agreeing(self, place: Place, group: list[Claim]) -> list[Claim]:
         """The claims that can share one upstream: the oldest living one says how it is spoken to."""

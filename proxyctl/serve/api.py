@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import secrets
 import socket
 import time
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from jinja2 import TemplateError
 
 from proxyctl.serve import explain, views
@@ -47,7 +49,12 @@ KEEP_ALIVE = 15.0
 """Seconds between comments on a quiet event stream, so that proxies and dead clients are noticed."""
 SHUTDOWN = 0.3
 """Seconds that requests under way have at the end."""
-HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+HEADERS = {
+    "Server": "proxyctl",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 JSON_ONLY = "default-src 'none'; frame-ancestors 'none'"
 
 log = structlog.get_logger()
@@ -83,6 +90,7 @@ class Api:
         runner = web.AppRunner(
             application(self._sources, trusted=trusted),
             access_log=None,
+            logger=_mistakes(),
             handle_signals=False,
             handler_cancellation=True,  # else a follower who left is noticed at the next write only
             shutdown_timeout=SHUTDOWN,
@@ -95,6 +103,14 @@ class Api:
         self._sources.feed.close()
         for runner in self._runners:
             await runner.cleanup()
+
+
+def _mistakes() -> logging.Logger:
+    """Logs what a handler did wrong, with its traceback; not what is no HTTP, since anybody can send that."""
+    logger = logging.getLogger("proxyctl.api")
+    if not logger.filters:
+        logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+    return logger
 
 
 def application(sources: Sources, *, trusted: bool) -> web.Application:
@@ -235,10 +251,13 @@ class _Handlers:
         return _json(found, 404 if found.answer in ("unknown-host", "unknown-path") else 200)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
+        headers = HEADERS | {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
+        if request.method == "HEAD":
+            return web.Response(headers=headers)
         transport = request.transport
         try:
             with self._sources.feed.follow(lambda: transport.abort() if transport else None) as queue:
-                response = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+                response = web.StreamResponse(headers=headers)
                 with suppress(ConnectionError):
                     await response.prepare(request)
                     await response.write(b": following\n\n")

@@ -5,6 +5,7 @@ published reference at a signal, starts new workers and retires the old ones. It
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -33,8 +34,16 @@ class Engine:
         self.networks = {"own": "127.0.0.1"}
         self.closed_networks: set[str] = set()
         self.image_id = "image-1"
+        self.images = {"nginx:test"}
         self.version = "1.31.3"
+        self.status = "running"
+        """Of nginx; empty: there is no such container."""
+        self.starts = True
         self.started = 1
+        self.labels: dict[str, str] = {}
+        self.mounted: tuple[str, ...] = ("conf", "boot", "logs")
+        self.settings: Mapping[str, Any] = {}
+        """What nginx was last made from."""
         self.nginx = Nginx(self)
 
     def _called(self, *call: str) -> None:
@@ -60,15 +69,15 @@ class Engine:
 
     async def inspect_raw(self, container: str) -> Mapping[str, Any] | None:
         self._called("inspect_raw", container)
-        mounts = [
-            {"Source": str(self.directory / name), "Destination": str(self.directory / name)} for name in ("conf", "boot", "logs")
-        ]
+        if not self.status:
+            return None
+        mounts = [{"Source": str(self.directory / name), "Destination": str(self.directory / name)} for name in self.mounted]
         networks = {name: {"Gateway": gateway, "IPAddress": ""} for name, gateway in self.networks.items()}
         return {
             "Id": NGINX,
             "Image": self.image_id,
-            "State": {"Status": "running", "Running": True, "StartedAt": str(self.started)},
-            "Config": {"Image": "nginx:test", "Labels": {}},
+            "State": {"Status": self.status, "Running": self.status == "running", "StartedAt": str(self.started)},
+            "Config": {"Image": "nginx:test", "Labels": self.labels},
             "HostConfig": {"NetworkMode": "own"},
             "Mounts": mounts,
             "NetworkSettings": {"Networks": networks, "Ports": {"80/tcp": [{"HostIp": "", "HostPort": str(self.nginx.port)}]}},
@@ -76,27 +85,30 @@ class Engine:
 
     async def has_image(self, image: str) -> bool:
         self._called("has_image", image)
-        return True
+        return image in self.images
 
     async def processes(self, container: str) -> list[tuple[int, str]]:
         self._called("processes", container)
         return self.nginx.processes()
 
     async def logs(self, container: str, since_unix: float) -> str:
-        self._called("logs", container, str(since_unix > 0))
-        return self.nginx.log
+        self._called("logs", container)
+        return "".join(line for at, line in self.nginx.log if at >= since_unix)
 
     # ------------------------------------------------------------ changing
 
     async def pull(self, image: str) -> None:
         self._called("pull", image)
+        self.images.add(image)
 
     async def create_container(self, name: str, settings: Mapping[str, Any]) -> str:
-        self._called("create_container", name, str(settings["Image"]))
+        self._called("create_container", name)
+        self.settings, self.labels, self.status = settings, dict(settings["Labels"]), "created"
         return NGINX
 
     async def start(self, container: str) -> None:
         self._called("start", container)
+        self.status = "running" if self.starts else "exited"
 
     async def kill(self, container: str, signal: str) -> None:
         self._called("kill", container, signal)
@@ -147,7 +159,9 @@ class Nginx:
         """Seconds from the signal to the first new worker."""
         self.retires = 0.02
         """Seconds from there to the retirement of the old ones; they still answer meanwhile."""
-        self.log = ""
+        self.lingers: dict[int, float] = {}
+        """Old workers that serve so many seconds longer than the others."""
+        self.log: list[tuple[float, str]] = []
         self.serving = [11, 12]
         self.ending: list[int] = []
         self._old = ""
@@ -170,14 +184,20 @@ class Nginx:
         digest = (self._engine.directory / "conf" / REFERENCE).readlink().stem
         await asyncio.sleep(self.parses)
         if digest in self.refuses:
-            self.log += f"2026/11/24 06:00:00 [emerg] 10#10: {self.refuses[digest]}\n"
+            self.write(f"2026/11/24 06:00:00 [emerg] 10#10: {self.refuses[digest]}")
             return
         old, self._old, self.running = list(self.serving), self.running, digest
         self.serving = old + [pid + 10 for pid in old]
         await asyncio.sleep(self.retires)
-        self.serving = [pid for pid in self.serving if pid not in old]
-        self.ending += old
+        self.serving = [pid for pid in self.serving if pid not in old or pid in self.lingers]
+        self.ending += [pid for pid in old if pid not in self.lingers]
         self._old = ""
+        for pid, seconds in self.lingers.items():
+            await asyncio.sleep(seconds)
+            self.serving.remove(pid)
+
+    def write(self, line: str) -> None:
+        self.log.append((time.time(), line + "\n"))
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()

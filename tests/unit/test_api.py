@@ -70,6 +70,12 @@ async def test_nothing_but_get_exists(desk: Desk, method: str, path: str) -> Non
     assert method in body["error"]
 
 
+@pytest.mark.parametrize("path", ENDPOINTS)
+async def test_head_ends_for_every_path_and_has_no_body(desk: Desk, path: str) -> None:
+    status, text, headers = await desk.ask(path, method="HEAD", timeout=aiohttp.ClientTimeout(total=2))
+    assert (status in (200, 400, 503), text, headers["Server"]) == (True, "", "proxyctl")
+
+
 # ---------------------------------------------------------------- who may ask
 
 
@@ -109,6 +115,15 @@ async def test_our_own_page_may_ask(desk: Desk) -> None:
 
 async def test_who_may_open_the_socket_may_call_it_what_they_like(desk: Desk) -> None:
     assert (await desk.ask("/metrics", headers={"Host": "evil.example", "Origin": "http://evil.example"}))[0] == 200
+
+
+async def test_what_is_no_http_is_refused_and_not_logged(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    for sent in (b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", desk.port)
+        writer.write(sent)
+        assert (await reader.readline()).startswith(b"HTTP/1.0 400")
+        writer.close()
+    assert caplog.records == []
 
 
 # ---------------------------------------------------------------- health
@@ -264,7 +279,7 @@ async def test_explain_says_when_nginx_runs_something_else(desk: Desk) -> None:
     assert "does not run the latest configuration: no answer" in (await _explain(desk, "a.example"))[1]["summary"]
 
 
-@pytest.mark.parametrize("url", ["", "/git", "http://", "1.2.3.4", "a b", "[::1"])
+@pytest.mark.parametrize("url", ["", "/git", "http://", "1.2.3.4", "a b", "[::1", "\u20ac.example"])
 async def test_explain_without_a_host_name_is_a_bad_request(desk: Desk, url: str) -> None:
     status, body = await _explain(desk, url)
     assert status == 400

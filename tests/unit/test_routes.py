@@ -212,4 +212,4 @@ def test_mistakes_of_containers_that_are_gone_are_not_told_any_more() -> None:
 
 
 def test_owners_are_remembered_by_place() -> None:
-    assert decide([OLD]).owners == {"a.example/": Owner("web")}
+    assert decide([OLD]).owners == {place: Owner("web") for place in ("a.example", "a.example/")}

@@ -28,7 +28,10 @@ def test_a_longer_prefix_under_a_host_is_for_the_same_project() -> None:
 
 
 def test_who_has_a_host_keeps_it_whole_against_an_older_container_of_another_project() -> None:
-    plan = decide([SHOP, of("old", "older", created=0.5, path="/x")], owners={"shop.example/": Owner("shop.web", "shop")})
+    plan = decide(
+        [SHOP, of("old", "older", created=0.5, path="/x")],
+        owners={place: Owner("shop.web", "shop") for place in ("shop.example", "shop.example/")},
+    )
     assert serving(plan.table) == {"shop.example/": ["web"]}
 
 

@@ -1,0 +1,104 @@
+"""Draft -> Tested: what nginx has accepted is not asked again, and what it refuses is refused in its own words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proxyctl.model import FileSet, RouteTable
+from proxyctl.publish import test as testing
+from proxyctl.publish.draft import Drafts
+from tests.unit import bench, make, nginx_tree
+from tests.unit.make import location, routed, table
+
+ONE = table(("a.example", location("/", routed())))
+MOVED = table(("a.example", location("/", routed("10.9.9.9:81", weight=3), routed("10.9.9.8:81"))))
+DEAD = table(("a.example", location("/", routed(serving=False))))
+OTHER = table(("b.example", location("/", routed())))
+
+
+class Bench:
+    def __init__(self, directory: Path) -> None:
+        self.engine = bench.Engine(directory)
+        self.drafts = Drafts(directory / "conf")
+        self.drafts.prepare()
+        self.tester = testing.Tester(self.engine)
+        self.view = nginx_tree.view(directory / "conf")
+
+    def rendered(self, what: RouteTable) -> FileSet:
+        return make.render(what, self.view)
+
+    async def test(self, what: RouteTable) -> testing.Tested:
+        return await self.tester.test(await self.drafts.write(self.rendered(what)), bench.instance(self.engine, view=self.view))
+
+    def knows(self, what: RouteTable) -> bool:
+        return self.tester.knows(self.rendered(what), bench.instance(self.engine, view=self.view))
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+async def test_a_draft_is_tested_by_nginx_in_its_own_container(here: Bench) -> None:
+    tested = await here.test(ONE)
+    assert tested.draft.fileset == here.rendered(ONE)
+    assert here.engine.did("test") == [(bench.NGINX, f"{here.view.conf_dir}/drafts/{tested.draft.fileset.digest}.conf")]
+
+
+@pytest.mark.parametrize("again", [ONE, MOVED, DEAD], ids=["the same", "other targets", "none alive"])
+async def test_what_differs_in_targets_alone_is_accepted_already(again: RouteTable, here: Bench) -> None:
+    await here.test(ONE)
+    assert here.knows(again)
+    await here.test(again)
+    assert len(here.engine.did("test")) == 1
+
+
+async def test_what_has_another_shape_is_tested(here: Bench) -> None:
+    await here.test(ONE)
+    assert not here.knows(OTHER)
+    await here.test(OTHER)
+    assert len(here.engine.did("test")) == 2
+
+
+async def test_another_image_of_nginx_is_asked_anew(here: Bench) -> None:
+    await here.test(ONE)
+    here.engine.image_id = "image-2"
+    assert not here.knows(ONE)
+    await here.test(ONE)
+    here.engine.image_id = "image-1"
+    assert not here.knows(ONE)
+    assert len(here.engine.did("test")) == 2
+
+
+async def test_what_is_refused_is_not_remembered_as_accepted(here: Bench) -> None:
+    here.engine.refuses = lambda text: "no such thing" if "b.example" in text else ""
+    with pytest.raises(testing.Refused, match="nginx refuses the draft: no such thing"):
+        await here.test(OTHER)
+    assert not here.knows(OTHER)
+    here.engine.refuses = lambda _: ""
+    assert (await here.test(OTHER)).draft.fileset == here.rendered(OTHER)
+
+
+async def test_what_is_remembered_is_bounded(here: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testing, "MOST_SHAPES", 3)
+    await here.test(ONE)
+    await here.test(OTHER)
+    assert here.knows(OTHER)
+    assert not here.knows(ONE)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("nginx: [emerg] unknown directive in /a.conf:3\nnginx: test failed\n", "unknown directive in /a.conf:3"),
+        ("2026/11/24 06:00:00 [emerg] 7#7: no port\n", "no port"),
+        ("[warn] first\n[emerg] second\n[emerg] third\n", "second"),
+        ("exec failed: no such file\n", "exec failed: no such file"),
+        ("", "no reason given"),
+        ("\n\n", "no reason given"),
+    ],
+)  # fmt: skip
+def test_the_reason_is_what_nginx_says_first(said: str, reason: str) -> None:
+    assert testing._reason(said) == reason
