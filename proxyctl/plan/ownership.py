@@ -176,7 +176,7 @@ class Court:
     # ------------------------------------------------------------ who gets it
 
     def _next(self, group: list[Claim], before: Owner | None, is_of: Callable[[Claim, Owner], bool]) -> Owner:
-        """The owner from now on: the one before while it has a container, and for a grace when that has exited; else the senior."""
+        """The owner from now on: as before while that has a container, and for a grace when it has exited; else the senior."""
         ranked = sorted(group, key=_seniority)
         own = [c for c in ranked if before and is_of(c, before)]
         if before and own:

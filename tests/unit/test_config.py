@@ -204,7 +204,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(
-    section=st.sampled_from([field.name for field in msgspec.structs.fields(Config)]),
+    section=st.sampled_from([field.name for field in msgspec.structs.fields(Config) if field.name != "claims"]),
     text=st.text(max_size=30),
     data=st.data(),
 )
@@ -218,3 +218,21 @@ def test_any_text_in_any_variable_is_read_or_a_mistake_that_names_it(
         configuration.load(empty, {name: text})
     except ConfigError as error:
         assert str(error).startswith(f"environment variable {name}: ")  # noqa: PT017
+
+
+def test_claims_are_tables_with_hosts(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[[claims]]\nhosts = ["*.shop.example"]\nprojects = ["shop"]\n', encoding="utf-8")
+    (rule,) = configuration.load(file, {}).claims
+    assert (rule.hosts, rule.projects, rule.images) == (("*.shop.example",), ("shop",), ())
+    for text, words in (
+        ("[claims]\nhosts = []", "write [[claims]]"),
+        ('[[claims]]\nprojects = ["shop"]', "claims(1) has no hosts"),
+        ('[[claims]]\nhost = ["a"]', "did you mean claims(1).hosts?"),
+    ):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError) as caught:
+            configuration.load(file, {})
+        assert words in str(caught.value)
+    with pytest.raises(ConfigError, match="only be written in the file"):
+        configuration.load(None, {"PROXYCTL_CLAIMS__HOSTS": "a"})

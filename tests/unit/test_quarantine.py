@@ -1,0 +1,98 @@
+"""A draft that nginx refuses: whose fault it is, what is served instead, and when it is tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from proxyctl.model import FileSet, Location, Refusal, RouteTable, VirtualHost
+from proxyctl.plan import quarantine
+from proxyctl.plan.quarantine import Served
+from tests.unit.make import container, decide, serving
+
+GOOD = container("web", {"host": "good.example"}, created=1.0, networks={"front": "10.0.0.1"})
+BAD = container("bad", {"host": "bad.example", "path": "/x"}, created=2.0, networks={"front": "10.0.0.2"})
+TABLE = decide([GOOD, BAD]).table
+
+
+def name_of(source: str) -> str:
+    return "".join(f"{ord(letter):02x}" for letter in source)[:32].ljust(32, "0") + ".conf"
+
+
+def fileset(*sources: str, texts: Mapping[str, str] | None = None) -> FileSet:
+    """One object a source."""
+    names = {name_of(source): source for source in sources}
+    objects = {name: (texts or {}).get(source, "") for name, source in names.items()}
+    return FileSet("d", "", "", "", objects, names, frozenset())
+
+
+DRAFT = fileset("good.example", "bad.example", "file own.conf", texts={"bad.example": "location /odd-one {}"})
+
+
+def test_the_object_that_nginx_names_is_the_culprit() -> None:
+    reason = f'unknown directive "retrun" in /etc/proxyctl/conf/objects/{name_of("file own.conf")}:3'
+    assert quarantine.culprits(reason, DRAFT, {}) == {"file own.conf"}
+
+
+def test_else_what_is_new_and_holds_the_name_that_nginx_quotes() -> None:
+    reason = 'zone "/odd-one" is too small'
+    assert quarantine.culprits(reason, DRAFT, {}) == {"bad.example"}
+
+
+def test_else_everything_that_is_new() -> None:
+    accepted = {name_of("good.example"): ""}
+    assert quarantine.culprits("could not build the hash", DRAFT, accepted) == {"bad.example", "file own.conf"}
+
+
+def test_nothing_new_means_that_the_frame_is_wrong_and_nobody_is_blamed() -> None:
+    assert quarantine.culprits("whatever", DRAFT, DRAFT.objects) == frozenset()
+
+
+def refusal(source: str, table: RouteTable = TABLE) -> Refusal:
+    return Refusal(source, quarantine.essence(source, table, {"own.conf": "text"}), "no")
+
+
+@pytest.mark.parametrize("source", ["bad.example", "file own.conf"])
+def test_what_is_refused_is_held_until_it_changes(source: str) -> None:
+    held = [refusal(source)]
+    assert quarantine.still_held(held, TABLE, {"own.conf": "text"}).keys() == {source}
+    mended = decide([GOOD, container("bad", {"host": "bad.example", "path": "/y"}, networks={"front": "10.0.0.2"})]).table
+    assert quarantine.still_held(held, mended, {"own.conf": "mended"}) == {}
+    assert quarantine.still_held(held, RouteTable(), {}) == {}
+
+
+def test_a_new_address_is_not_a_change() -> None:
+    moved = decide([GOOD, container("bad", {"host": "bad.example", "path": "/x"}, networks={"front": "10.0.0.9"})]).table
+    assert quarantine.still_held([refusal("bad.example")], moved, {}).keys() == {"bad.example"}
+
+
+def test_what_was_never_live_is_left_out_and_the_rest_is_untouched() -> None:
+    served = quarantine.without({"bad.example"}, TABLE, {"own.conf": "text"}, Served(RouteTable(), {}))
+    assert serving(served.table) == {"good.example/": ["web"]}
+    assert served.files == {"own.conf": "text"}
+
+
+def test_what_was_live_goes_on_as_it_was_with_the_targets_of_today() -> None:
+    before = decide([container("old", {"host": "bad.example", "path": "/x"}, networks={"front": "10.0.0.8"})]).table
+    today = decide([BAD, container("more", {"host": "bad.example", "path": "/new"}, networks={"front": "10.0.0.7"})]).table
+    served = quarantine.without({"bad.example"}, today, {}, Served(before, {}))
+    assert serving(served.table) == {"bad.example/x": ["bad"]}
+
+
+def test_a_place_whose_targets_are_gone_is_kept_and_has_none() -> None:
+    before = VirtualHost("bad.example", (Location("/gone", False, "http", "s", "default", (), False),))
+    served = quarantine.without({"bad.example"}, TABLE, {}, Served(RouteTable((before,)), {}))
+    assert serving(served.table) == {"bad.example/gone": [], "good.example/": ["web"]}
+
+
+def test_a_hand_written_file_falls_back_to_what_was_live_of_it() -> None:
+    good = Served(RouteTable(), {"own.conf": "good"})
+    assert quarantine.without({"file own.conf"}, TABLE, {"own.conf": "bad"}, good).files == {"own.conf": "good"}
+    assert quarantine.without({"file own.conf"}, TABLE, {"own.conf": "bad"}, Served(RouteTable(), {})).files == {}
+
+
+def test_those_whom_it_concerns_are_told_in_nginx_words() -> None:
+    told = quarantine.rejections([refusal("bad.example"), refusal("file own.conf")], TABLE)
+    assert [(r.container, r.reason) for r in told] == [("bad", "quarantined"), ("sites/own.conf", "quarantined")]
+    assert all("no" in r.message and r.hint for r in told)
