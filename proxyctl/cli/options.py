@@ -54,7 +54,8 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Path | None) ->
         setattr(options, param.name, value)
 
 
-def GLOBAL() -> list[click.Parameter]:  # noqa: N802 - reads as the constant that it stands for; click needs new ones each time
+def GLOBAL() -> list[click.Parameter]:  # noqa: N802 - reads as the constant that it stands for
+    """New ones at each call: click keeps state by parameter object."""
     return [
         click.Option(
             ["--config", "given_file"],

@@ -7,7 +7,7 @@ import asyncio
 import click
 
 from proxyctl import __version__
-from proxyctl.cli.options import DONE, USAGE, Command, Options, Stop
+from proxyctl.cli.options import DONE, NEGATIVE, USAGE, Command, Options, Stop
 
 
 @click.command(cls=Command)
@@ -20,6 +20,7 @@ def run(options: Options) -> int:
     import structlog
 
     from proxyctl.app import App
+    from proxyctl.model import EngineUnavailable
     from proxyctl.observe.mounts import NotMounted
     from proxyctl.serve import log as logs
     from proxyctl.serve.listeners import CannotListen
@@ -34,6 +35,9 @@ def run(options: Options) -> int:
         raise Stop(f"{error}: two controllers cannot share it; end that one, or set another state.dir", USAGE) from error
     except (CannotListen, NotMounted) as error:
         raise Stop(str(error), USAGE) from error
+    except EngineUnavailable as error:
+        # In a container, which directories nginx shares is asked of the engine before anything else.
+        raise Stop(str(error), NEGATIVE) from error
     except OSError as error:
         raise Stop(_words(error), USAGE) from error
     return DONE

@@ -52,6 +52,7 @@ class Inventory:
         if event.action == "die" and container:
             self._tick(container_id)
             self._known[container_id] = replace(container, state="exited")
+            self._stopping.pop(container_id, None)
             self._post(Wake((reason,), urgent=True, at=at))
         elif event.action == "kill" and container_id in self._inspected:
             self._stop(container_id, event.signal, Wake((reason,), urgent=True, at=at))
@@ -84,30 +85,31 @@ class Inventory:
 
     async def _follow_up(self, event: EngineEvent, wake: Wake) -> None:
         try:
-            await self._read(event.container_id)
+            believed = await self._read(event.container_id)
         except (EngineUnavailable, EngineRefused):
             self._post(wake.merge(Wake(relist=True)))
             return
-        if event.action == "kill":
-            self._stop(event.container_id, event.signal, wake)
-        else:
+        if event.action != "kill":
             self._post(wake)
+        elif believed:
+            self._stop(event.container_id, event.signal, wake)
 
-    async def _read(self, container_id: str) -> None:
-        """One inspect; dropped when an event has overtaken it, which brings its own."""
+    async def _read(self, container_id: str) -> bool:
+        """One inspect; False when an event has overtaken it, which brings its own."""
         asked = self._tick(container_id)
         container = await self._engine.inspect(container_id)
         if self._news.get(container_id) != asked:
-            return
+            return False
         if container is None:
             self._known.pop(container_id, None)
             self._inspected.discard(container_id)
             self._news.pop(container_id, None)
-            return
+            return True
         self._known[container_id] = container
         self._inspected.add(container_id)
         if container.network_mode.startswith("container:"):
             await self._read(container.network_mode.removeprefix("container:"))
+        return True
 
     # ------------------------------------------------------------ snapshots
 

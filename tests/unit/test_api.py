@@ -322,7 +322,8 @@ async def test_a_quiet_stream_is_kept_alive(desk: Desk, monkeypatch: pytest.Monk
 
 
 async def test_a_follower_who_does_not_keep_up_is_dropped_and_others_are_not(desk: Desk) -> None:
-    async with aiohttp.ClientSession() as session, session.get(f"{desk.url}/api/v1/events") as slow:
+    limit = aiohttp.ClientTimeout(total=10)
+    async with aiohttp.ClientSession(timeout=limit) as session, session.get(f"{desk.url}/api/v1/events") as slow:
         await slow.content.readline()
         for number in range(feed.BEHIND + 1):
             desk.report("live", changes=(f"change {number}",))
@@ -350,7 +351,7 @@ async def test_shutting_down_does_not_wait_for_followers(tmp_path: Path) -> None
         async with desks.opened(tmp_path) as desk:
             responses = [await session.get(f"{desk.url}/api/v1/events") for _ in range(5)]
             began = time.monotonic()
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 2.0
         assert all([(await response.read()).endswith(b"following\n\n") for response in responses])
 
 

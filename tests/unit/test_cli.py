@@ -546,9 +546,26 @@ def test_run_without_an_engine_goes_on_trying_says_so_once_and_ends_at_once(tmp_
     with pytest.raises(subprocess.TimeoutExpired):
         running.wait(1.5)
     running.send_signal(signal.SIGTERM)
-    out, rest = running.communicate(timeout=1.0)
+    out, rest = running.communicate(timeout=5.0)
     assert (running.returncode, out, rest) == (0, "", "")
     assert not desk.socket.exists()
+
+
+def test_an_engine_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    directories = {"dir": str(tmp_path / "s"), "runtime": str(tmp_path / "r")}
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "d"))
+        silent.listen()
+        running = process("run", "--config", desk.config_file(docker={"endpoint": f"unix://{tmp_path}/d"}, state=directories))
+        assert running.stderr
+        assert ["listening" in running.stderr.readline() for _ in range(2)] == [False, True]
+        connection, _ = silent.accept()
+        connection.recv(100)
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=5.0)
+        connection.close()
+    assert running.returncode == 0
 
 
 def test_doctor_without_an_engine_fails_and_says_what_to_do(tmp_path: Path) -> None:

@@ -234,6 +234,7 @@ def test_a_full_disk_disturbs_nobody_and_is_told_once(tmp_path: Path, capsys: py
         desk.report("live", changes=(f"change {number}",))
     assert capsys.readouterr().out.count("No space left on device") == 1
     history._file = tmp_path / "history.jsonl"
+    history._file.write_text('{"as far as the disk')
     desk.report("live", changes=("change 3",))
     assert [c.changes for c in history.newest(10)] == [("change 3",), ("change 2",), ("change 1",), ("change 0",)]
     assert [c.changes for c in History(tmp_path / "history.jsonl").newest(10)] == [("change 3",)]

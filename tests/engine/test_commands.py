@@ -1,0 +1,70 @@
+"""The commands and the API beside a running controller: what they say is what nginx does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tests.rig import Controller, Rig, until
+
+
+def proxyctl(controller: Controller, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program: list[str | Path] = [Path(sys.executable).with_name("proxyctl"), "--config", controller.config, *arguments]
+    return subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+
+
+def answer(controller: Controller, *arguments: str) -> Any:
+    return json.loads(proxyctl(controller, *arguments, "--json").stdout)
+
+
+def test_status_explain_and_history_tell_what_nginx_does(rig: Rig, controller: Controller) -> None:
+    rig.run_container({"host": "told.example", "service": "told"}, name="told")
+    controller.wait_for("told.example", backend="told")
+    (route,) = [route for route in answer(controller, "status")["routes"] if route["host"] == "told.example"]
+    assert (route["state"], route["live"], route["targets"][0]["serving"]) == ("ok", True, True)
+    assert proxyctl(controller, "explain", "told.example/x").returncode == 0
+    assert proxyctl(controller, "explain", "nobody.example").returncode == 1
+    changes = [change for cycle in answer(controller, "history")["cycles"] for change in cycle["changes"]]
+    assert any(change.startswith("+ told.example/ -> ") for change in changes)
+
+
+def test_render_is_what_is_published_and_diff_shows_what_is_not(rig: Rig, controller: Controller) -> None:
+    box = rig.run_container({"host": "drawn.example"}, name="drawn")
+    controller.wait_for("drawn.example")
+    until(lambda: proxyctl(controller, "diff").returncode == 0, 10, "published and wanted to be the same")
+    drawn = proxyctl(controller, "render")
+    digest = answer(controller, "status")["nginx"]["digest"]
+    assert drawn.stdout.startswith(f"# mains/{digest}.conf\n")
+    assert "server_name drawn.example;" in drawn.stdout
+    controller.stop()
+    box.remove()
+    rig.run_container({"host": "other.example"}, name="other")
+    different = proxyctl(controller, "diff")
+    assert different.returncode == 1
+    assert "+++ wanted/server other.example" in different.stdout
+    assert "every running container counts as healthy" in different.stderr
+    controller.start()
+
+
+def test_check_and_doctor(rig: Rig, controller: Controller) -> None:
+    assert proxyctl(controller, "check").returncode == 0
+    box = rig.run_container({"host": "wrong.example", "prot": "80"}, name="wrong")
+    checked = proxyctl(controller, "check")
+    assert checked.returncode == 1
+    assert f"did you mean {controller.prefix}.port?" in checked.stdout
+    box.remove()
+    found = answer(controller, "doctor")
+    standing = {check["what"]: check["standing"] for check in found["checks"]}
+    assert (found["ok"], standing["engine"], standing["nginx"], standing["docker top"]) == (True, "ok", "ok", "ok")
+
+
+def test_health_is_answered_and_metrics_count_the_workers(controller: Controller) -> None:
+    assert proxyctl(controller, "healthcheck").returncode == 0
+    with urllib.request.urlopen(f"http://{controller.api}/metrics", timeout=5) as response:
+        samples = dict(line.rsplit(" ", 1) for line in response.read().decode().splitlines() if not line.startswith("#"))
+    assert float(samples['proxyctl_nginx_workers{state="serving"}']) >= 1
+    assert float(samples["proxyctl_config_in_sync"]) == 1

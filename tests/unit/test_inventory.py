@@ -1,0 +1,340 @@
+"""Events and listings -> Snapshot: never partial, never older than what was known, at a bounded number of engine calls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+
+from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Snapshot, Wake
+from proxyctl.observe.inventory import Inventory
+from tests.unit.make import container
+
+WEB = container("web", {"host": "a.example"})
+STRANGER = container("stranger")
+
+
+class Host:
+    """An engine that answers when it is let. `calls`: what it was asked, in order."""
+
+    def __init__(self, *containers: Container) -> None:
+        self.containers = {c.id: c for c in containers}
+        self.calls: list[str] = []
+        self.held: dict[str, asyncio.Event] = {}
+        self.fails: Exception | None = None
+
+    def hold(self, call: str) -> asyncio.Event:
+        """Answers to this call wait for the event."""
+        return self.held.setdefault(call, asyncio.Event())
+
+    async def list_containers(self) -> list[Container]:
+        found = list(self.containers.values())
+        await self._answer("list")
+        return found
+
+    async def inspect(self, container: str) -> Container | None:
+        found = self.containers.get(container)
+        await self._answer(container)
+        return found
+
+    async def _answer(self, call: str) -> None:
+        self.calls.append(call)
+        if call in self.held:
+            await self.held[call].wait()
+        if self.fails:
+            raise self.fails
+
+
+class Watched:
+    """An inventory, its host and what it has posted."""
+
+    def __init__(self, *containers: Container) -> None:
+        self.host = Host(*containers)
+        self.posted: list[Wake] = []
+        self.inventory = Inventory(self.host, "proxyctl", self.posted.append)
+
+    async def listed(self) -> Watched:
+        await self.refresh(relist=True)
+        self.host.calls.clear()
+        return self
+
+    async def refresh(self, *, relist: bool = False, now: float = 0.0) -> Snapshot:
+        return await self.inventory.refresh(Wake(relist=relist), now or time.monotonic())
+
+    async def note(self, action: str, of: Container, *, signal: int = 0, bare: bool = False) -> None:
+        """`bare`: an event that carries no labels, as those of networks."""
+        self.inventory.note(EngineEvent(action, of.id, signal, 0.0, None if bare else of.labels))
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+async def watch(*containers: Container) -> Watched:
+    return await Watched(*containers).listed()
+
+
+# ---------------------------------------------------------------- listing
+
+
+async def test_the_first_snapshot_is_one_list_whatever_woke_it() -> None:
+    watched = Watched(WEB, STRANGER)
+    assert (await watched.refresh()).containers == {WEB.id: WEB, STRANGER.id: STRANGER}
+    assert watched.host.calls == ["list"]
+
+
+async def test_a_snapshot_without_news_asks_nothing() -> None:
+    watched = await watch(WEB)
+    assert (await watched.refresh()).containers == {WEB.id: WEB}
+    assert watched.host.calls == []
+
+
+async def test_a_list_forgets_what_is_gone_and_finds_what_came() -> None:
+    watched = await watch(WEB)
+    watched.host.containers = {STRANGER.id: STRANGER}
+    assert (await watched.refresh(relist=True)).containers == {STRANGER.id: STRANGER}
+
+
+async def test_ports_of_an_idle_container_are_asked_once_because_the_list_has_none() -> None:
+    idle, other = replace(WEB, state="created", exposed=()), replace(STRANGER, state="exited")
+    watched = Watched(idle, other)
+    await watched.refresh()
+    await watched.refresh(relist=True)
+    assert watched.host.calls == ["list", WEB.id, "list"]
+
+
+async def test_a_list_does_not_forget_what_only_inspect_knows() -> None:
+    watched = await watch(WEB)
+    full = replace(WEB, exposed=(80, 81), has_healthcheck=True, stop_signal=3, stop_timeout=60.0)
+    watched.host.containers[WEB.id] = full
+    await watched.note("start", WEB)
+    watched.host.containers[WEB.id] = replace(WEB, name="renamed")
+    assert (await watched.refresh(relist=True)).containers == {WEB.id: replace(full, name="renamed")}
+
+
+@pytest.mark.parametrize("error", [EngineUnavailable("gone"), EngineRefused(500, "no")])
+async def test_a_list_that_fails_raises_and_leaves_what_was_known(error: Exception) -> None:
+    watched = await watch(WEB)
+    watched.host.fails = error
+    with pytest.raises(type(error)):
+        await watched.refresh(relist=True)
+    watched.host.fails = None
+    assert (await watched.refresh()).containers == {WEB.id: WEB}
+
+
+async def test_a_first_list_that_fails_is_tried_again_by_the_next_snapshot() -> None:
+    watched = Watched(WEB)
+    watched.host.fails = EngineUnavailable("not yet")
+    with pytest.raises(EngineUnavailable):
+        await watched.refresh()
+    watched.host.fails = None
+    assert (await watched.refresh()).containers == {WEB.id: WEB}
+
+
+async def test_a_list_that_was_asked_before_an_event_does_not_undo_it() -> None:
+    watched = await watch(WEB, STRANGER)
+    letting = watched.host.hold("list")
+    listing = asyncio.create_task(watched.refresh(relist=True))
+    await asyncio.sleep(0)
+    watched.host.containers[WEB.id] = replace(WEB, state="exited")
+    await watched.note("die", WEB)
+    letting.set()
+    assert (await listing).containers[WEB.id].state == "exited"
+
+
+async def test_a_list_that_was_asked_before_a_container_came_does_not_lose_it() -> None:
+    watched = await watch(STRANGER)
+    letting = watched.host.hold("list")
+    listing = asyncio.create_task(watched.refresh(relist=True))
+    await asyncio.sleep(0)
+    watched.host.containers[WEB.id] = WEB
+    await watched.note("start", WEB)
+    letting.set()
+    assert (await listing).containers.keys() == {WEB.id, STRANGER.id}
+
+
+# ---------------------------------------------------------------- events
+
+
+@pytest.mark.parametrize("action", ["create", "start", "pause", "unpause", "rename", "health_status", "connect"])
+async def test_an_event_is_one_inspect_and_then_one_wake(action: str) -> None:
+    watched = await watch(WEB)
+    changed = replace(WEB, health="healthy")
+    watched.host.containers[WEB.id] = changed
+    began = time.monotonic()
+    await watched.note(action, WEB)
+    assert watched.host.calls == [WEB.id]
+    (wake,) = watched.posted
+    assert (wake.reasons, wake.relist, wake.urgent) == ((f"{action} id-web",), False, False)
+    assert began <= wake.at <= time.monotonic()
+    assert (await watched.refresh()).containers == {WEB.id: changed}
+
+
+async def test_the_wake_has_the_time_of_the_event_and_not_of_the_answer() -> None:
+    watched = await watch(WEB)
+    letting = watched.host.hold(WEB.id)
+    await watched.note("start", WEB)
+    assert watched.posted == []
+    noted = time.monotonic()
+    await asyncio.sleep(0.02)
+    letting.set()
+    await asyncio.sleep(0.001)
+    assert watched.posted[0].at <= noted
+
+
+async def test_a_container_that_is_removed_is_forgotten() -> None:
+    watched = await watch(WEB)
+    del watched.host.containers[WEB.id]
+    await watched.note("destroy", WEB)
+    assert (await watched.refresh()).containers == {}
+    assert len(watched.posted) == 1
+    assert watched.inventory._news == {}
+
+
+async def test_death_is_believed_at_once_without_asking() -> None:
+    watched = await watch(WEB)
+    watched.inventory.note(EngineEvent("die", WEB.id, 0, 0.0, WEB.labels))
+    assert [wake.urgent for wake in watched.posted] == [True]
+    assert (await watched.refresh()).containers[WEB.id].state == "exited"
+    assert watched.host.calls == []
+
+
+async def test_an_answer_from_before_a_death_is_not_believed() -> None:
+    watched = await watch(WEB)
+    letting = watched.host.hold(WEB.id)
+    await watched.note("start", WEB)
+    await watched.note("die", WEB)
+    letting.set()
+    await asyncio.sleep(0.001)
+    assert (await watched.refresh()).containers[WEB.id].state == "exited"
+
+
+async def test_of_two_answers_the_one_that_was_asked_last_counts() -> None:
+    watched = await watch(WEB)
+    letting = watched.host.hold(WEB.id)
+    await watched.note("pause", WEB)
+    watched.host.containers[WEB.id] = replace(WEB, health="healthy")
+    del watched.host.held[WEB.id]
+    await watched.note("unpause", WEB)
+    letting.set()
+    await asyncio.sleep(0.001)
+    assert (await watched.refresh()).containers[WEB.id].health == "healthy"
+
+
+@pytest.mark.parametrize("error", [EngineUnavailable("gone"), EngineRefused(500, "no")])
+async def test_an_event_whose_container_could_not_be_read_asks_for_a_whole_list(error: Exception) -> None:
+    watched = await watch(WEB)
+    watched.host.fails = error
+    await watched.note("start", WEB)
+    assert [wake.relist for wake in watched.posted] == [True]
+
+
+@pytest.mark.parametrize("action", ["create", "start", "kill", "die", "destroy"])
+async def test_events_of_strangers_cost_nothing(action: str) -> None:
+    watched = await watch(WEB, STRANGER)
+    await watched.note(action, STRANGER, signal=15)
+    assert (watched.host.calls, watched.posted) == ([], [])
+
+
+async def test_an_event_without_labels_is_known_by_its_container() -> None:
+    watched = await watch(WEB, STRANGER)
+    await watched.note("connect", STRANGER, bare=True)
+    assert watched.host.calls == []
+    await watched.note("connect", WEB, bare=True)
+    assert watched.host.calls == [WEB.id]
+
+
+async def test_the_networks_that_a_container_is_given_before_it_starts_are_read_at_its_start() -> None:
+    watched = await watch(replace(WEB, state="created"))
+    watched.host.calls.clear()
+    await watched.note("connect", WEB, bare=True)
+    assert watched.host.calls == []
+
+
+# ---------------------------------------------------------------- networks of others
+
+
+async def test_a_container_that_lends_its_network_counts_although_it_has_no_label() -> None:
+    lender = container("vpn")
+    borrower = container("web", {"host": "a.example"}, mode="container:id-vpn", networks={})
+    watched = await watch(borrower, lender)
+    await watched.note("die", lender)
+    assert [wake.urgent for wake in watched.posted] == [True]
+    watched.host.containers[lender.id] = moved = replace(lender, endpoints=())
+    await watched.note("start", borrower)
+    assert watched.host.calls == [borrower.id, lender.id]
+    assert (await watched.refresh()).containers[lender.id] == moved
+
+
+# ---------------------------------------------------------------- signals
+
+
+async def test_a_container_that_is_sent_its_stop_signal_is_stopping_at_once() -> None:
+    watched = await watch(WEB)
+    await watched.note("start", WEB)
+    watched.posted.clear()
+    watched.host.calls.clear()
+    await watched.note("kill", WEB, signal=15)
+    assert [wake.urgent for wake in watched.posted] == [True]
+    assert watched.host.calls == []
+    assert (await watched.refresh()).stopping == {WEB.id}
+
+
+@pytest.mark.parametrize(
+    ("own", "sent", "stopping"),
+    [(15, 15, True), (15, 9, True), (3, 3, True), (3, 15, False), (15, 1, False), (15, 10, False), (15, 0, False)],
+    ids=["TERM", "KILL", "its own QUIT", "TERM when it is QUIT", "HUP", "USR1", "an unknown one"],
+)
+async def test_only_its_own_stop_signal_and_kill_end_a_container(own: int, sent: int, stopping: bool) -> None:
+    watched = await watch(WEB)
+    watched.host.containers[WEB.id] = replace(WEB, stop_signal=own)
+    await watched.note("kill", WEB, signal=sent)
+    assert watched.host.calls == [WEB.id], "which signal ends it is asked, and only once"
+    await watched.note("kill", WEB, signal=sent)
+    assert watched.host.calls == [WEB.id]
+    assert (WEB.id in (await watched.refresh()).stopping) is stopping
+    assert bool(watched.posted) is stopping
+
+
+async def test_a_container_that_does_not_run_is_not_stopping() -> None:
+    watched = await watch(replace(WEB, state="exited"))
+    await watched.note("kill", WEB, signal=9)
+    assert (await watched.refresh()).stopping == frozenset()
+
+
+async def test_a_survivor_comes_back_after_its_stop_timeout() -> None:
+    watched = await watch(WEB)
+    watched.host.containers[WEB.id] = replace(WEB, stop_timeout=30.0)
+    await watched.note("kill", WEB, signal=15)
+    now = time.monotonic()
+    assert (await watched.refresh(now=now + 30)).stopping == {WEB.id}
+    assert (await watched.refresh(now=now + 31.1)).stopping == frozenset()
+
+
+async def test_a_container_that_died_is_not_stopping_any_more() -> None:
+    watched = await watch(WEB)
+    await watched.note("kill", WEB, signal=15)
+    await watched.note("die", WEB)
+    assert (await watched.refresh()).stopping == frozenset()
+
+
+async def test_a_container_that_died_and_was_started_again_between_two_snapshots_is_not_stopping() -> None:
+    watched = await watch(WEB)
+    await watched.note("kill", WEB, signal=15)
+    await watched.note("die", WEB)
+    await watched.note("start", WEB)
+    snapshot = await watched.refresh()
+    assert snapshot.containers[WEB.id].state == "running"
+    assert snapshot.stopping == frozenset()
+
+
+async def test_an_answer_about_a_signal_that_comes_after_the_next_start_says_nothing_about_that() -> None:
+    watched = await watch(WEB)
+    letting = watched.host.hold(WEB.id)
+    await watched.note("kill", WEB, signal=15)
+    del watched.host.held[WEB.id]
+    await watched.note("die", WEB)
+    await watched.note("start", WEB)
+    letting.set()
+    await asyncio.sleep(0.001)
+    assert (await watched.refresh()).stopping == frozenset()
