@@ -1,6 +1,5 @@
-# The controller. It needs the engine's socket, and the group that owns it when that is not root's:
-#   docker run --read-only --tmpfs /run/proxyctl -v proxyctl:/var/lib/proxyctl \
-#     -v /var/run/docker.sock:/var/run/docker.sock --group-add "$(stat -c %g /var/run/docker.sock)" proxyctl
+# The controller; compose.yaml says how it is run. As its own user it needs the group of the engine's socket (--group-add) and
+# volumes that this user owns; docs/security.md says what that costs after a boot.
 ARG BASE_IMAGE=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 FROM ${BASE_IMAGE} AS build

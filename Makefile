@@ -5,10 +5,13 @@ SHELL := /bin/bash
 export PYTHON ?= python3
 ENGINE = engine="$$(scripts/testbed env)"; eval "$$engine";
 
-.PHONY: help setup run demo test check bench lock image clean
+.PHONY: help few setup run demo test check bench lock image clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.* ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+few: # what needs no base image, and so no root where an engine runs
+	scripts/testbed setup nginx backend
 
 setup: ## Debian packages, .venv, a Docker engine, the images of the tests
 	scripts/testbed setup
@@ -19,10 +22,10 @@ run: export PROXYCTL_API__SOCKET = .testbed/run/api.sock
 run: export PROXYCTL_NGINX__IMAGE = proxyctl-testbed/nginx:1.31.3
 run: export PROXYCTL_NGINX__PULL = never
 run: export PROXYCTL_NGINX__PUBLISH = ["127.0.0.1:18080:80"]
-run: setup ## the controller, in the foreground; nginx at http://127.0.0.1:18080
+run: few ## the controller, in the foreground; nginx at http://127.0.0.1:18080
 	$(ENGINE) exec .venv/bin/proxyctl run
 
-demo: setup ## what it does, in a few minutes; KEEP=1 leaves it running
+demo: few ## what it does, in a few minutes; KEEP=1 leaves it running
 	$(ENGINE) .venv/bin/python examples/demo/demo.py $(if $(KEEP),--keep)
 
 test: setup check ## everything: setup, check, tests
@@ -32,7 +35,7 @@ check: ## format, lint, types, borders; needs no engine
 	scripts/testbed venv
 	scripts/check
 
-bench: setup ## the figures of the documentation, measured here
+bench: few ## the figures of the documentation, measured here
 	$(ENGINE) .venv/bin/python -m benchmarks
 
 lock: ## resolves pyproject.toml again into requirements/

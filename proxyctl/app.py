@@ -6,6 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -94,9 +95,9 @@ def own_ports(config: Config) -> frozenset[int]:
 
 def fixed_at_start(config: Config) -> tuple[object, ...]:
     """What a running controller does not change."""
-    nginx = config.nginx
-    container = (nginx.dir, nginx.logs, nginx.container, nginx.image, nginx.publish)
-    return (config.docker, config.state, config.api, config.discovery.resync, container)
+    nginx, discovery = config.nginx, config.discovery
+    container = (nginx.dir, nginx.logs, nginx.container, nginx.image, nginx.publish, nginx.pull, nginx.create)
+    return (config.docker, config.state, config.api, discovery.resync, discovery.label_prefix, container)
 
 
 def label_defaults(config: Config) -> labels.Defaults:
@@ -132,7 +133,8 @@ class App:
         if self.front:
             self.front.metrics.event(event.action)
         nginx = self.controller.nginx if self.controller else None
-        if nginx is None or nginx.id != event.container_id:
+        named = (event.labels or {}).get("name") == self.config.nginx.container
+        if not named and (nginx is None or nginx.id != event.container_id):
             self.inventory.note(event)
         elif not (event.action == "kill" and event.signal == HUP):
             self.wakes.post(Wake((f"{event.action} nginx",), nginx=True, urgent=event.action == "die", at=time.monotonic()))
@@ -258,10 +260,15 @@ class App:
             names = ", ".join(sorted(path.name for path in paths))
             try:
                 config = configuration.load(self.config_file if self.config_file.exists() else None)
-                controller.offer(build_policy(config, self.config_file, controller.state.token))
+                policy = build_policy(config, self.config_file, controller.state.token)
+                prefix = self.config.discovery.label_prefix
+                controller.offer(replace(policy, defaults=replace(policy.defaults, prefix=prefix)))
             except (ConfigError, OSError, UnicodeDecodeError) as error:
                 log.error("configuration not taken over", files=names, error=str(error))  # noqa: TRY400 - its words are enough
                 continue
             log.info("configuration read", files=names)
             if fixed_at_start(config) != fixed_at_start(self.config):
-                log.warning("some changes need a restart", keys="docker, state, api, discovery.resync and the nginx container's")
+                log.warning(
+                    "some changes need a restart",
+                    keys="docker, state, api, discovery.label_prefix, discovery.resync and the nginx container's",
+                )

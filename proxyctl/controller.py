@@ -252,7 +252,7 @@ class Controller:
                     self.policy.defaults,
                     self.policy.join,
                     self._unjoinable,
-                    frozenset(vhost.host + location.path for vhost in self.published.vhosts for location in vhost.locations),
+                    self._places(self.published) or self.state.places,
                     time.time(),
                     self.policy.claims,
                     self.policy.own_ports,
@@ -345,6 +345,10 @@ class Controller:
             self.nginx = None
             await self._parts.container.leave(nginx, left)
 
+    @staticmethod
+    def _places(table: RouteTable) -> frozenset[str]:
+        return frozenset(vhost.host + location.path for vhost in table.vhosts for location in vhost.locations)
+
     async def _remember(self, plan: Plan, fileset: FileSet, *, tidy: bool) -> None:
         if not self._kept or self._kept[-1].digest != fileset.digest:
             self._kept.append(fileset)
@@ -360,7 +364,13 @@ class Controller:
                 }
             )
         )
-        state = replace(self.state, owners=plan.owners, live_digest=fileset.digest, live_targets=serving)
+        state = replace(
+            self.state,
+            owners=plan.owners,
+            live_digest=fileset.digest,
+            live_targets=serving,
+            places=self._places(self.published),
+        )
         if state != self.state:
             self._parts.store.save(state)
             self.state = state

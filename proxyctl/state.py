@@ -32,6 +32,8 @@ class State:
     live_digest: str = ""
     live_targets: tuple[ProbeKey, ...] = ()
     """Targets that carried traffic when something was last Live: they start as healthy."""
+    places: frozenset[str] = frozenset()
+    """Hosts with paths that were live then: a site that is known answers 503 while it warms up, a new one 404."""
     joined: frozenset[str] = frozenset()
     """Networks that proxyctl put nginx into, and takes it out of again."""
 

@@ -77,7 +77,8 @@ def _compose(options: Options, file: Path, notes: list[str]) -> tuple[tuple[Reje
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Stop(f"{file}: {getattr(error, 'strerror', None) or error}", USAGE) from error
-    project = Path.cwd().name if str(file) == "-" else file.absolute().parent.name
+    folder = Path.cwd() if str(file) == "-" else file.absolute().parent
+    project = folder.name or "compose"
     try:
         verdict = compose.check(text, str(file), project, defaults)
     except compose.NotCompose as error:
@@ -85,4 +86,5 @@ def _compose(options: Options, file: Path, notes: list[str]) -> tuple[tuple[Reje
     if not verdict.services:
         notes.append(f"no service in it has a label that starts with {defaults.prefix}.")
     notes.extend(verdict.notes)
-    return verdict.rejections, f"{file}, {verdict.services} service{'' if verdict.services == 1 else 's'} with labels"
+    shown = "standard input" if str(file) == "-" else file
+    return verdict.rejections, f"{shown}, {verdict.services} service{'' if verdict.services == 1 else 's'} with labels"

@@ -83,6 +83,7 @@ def say(*parts: object) -> None:
     with target.capture() as caught:
         target.print(*(styled(part) if isinstance(part, str) else part for part in parts))
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in caught.get().splitlines()))
+    sys.stdout.flush()
 
 
 def clock(unix: float) -> str:

@@ -82,7 +82,8 @@ def _problems(status: Status) -> Iterable[str | Text]:
 
 def rejection_lines(rejection: Rejection) -> tuple[str | Text, ...]:
     where = "" if rejection.route == "default" else f" (route {rejection.route})"
+    label = f" {rejection.label}" if rejection.label else ""
     return (
-        line((f"  {rejection.container}{where}", "warn"), (f" {rejection.label}: {rejection.message}", "")),
+        line((f"  {rejection.container}{where}", "warn"), (f"{label}: {rejection.message}", "")),
         styled(f"    {rejection.hint}", "dim"),
     )

@@ -140,8 +140,8 @@ class DockerHost:
             return here
         return [(int(row[0]), str(row[1])) for row in raw["Processes"] or []]
 
-    async def logs(self, container: str, since_unix: float) -> str:
-        """What a container wrote since then, at most its last 200 lines."""
+    async def logs(self, container: str, since_unix: float | None = None) -> str:
+        """What a container wrote, all or since then, at most its last 200 lines."""
         raw = await self._call(lambda c: c.logs(container, since=since_unix, tail=200, stdout=True, stderr=True))
         return bytes(raw).decode("utf-8", "replace")
 
@@ -275,7 +275,7 @@ def _event(raw: Mapping[str, Any]) -> EngineEvent | None:
     else:
         return None
     number = _signal_number(attributes.get("signal", "")) if action == "kill" else 0
-    labels = attributes if kind == "container" else None
+    labels = attributes if kind == "container" else None  # the engine mixes them with the container's name and image
     return EngineEvent(action.partition(":")[0], str(container_id), number, float(raw.get("timeNano", 0)) / 1e9, labels)
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import stamina
 from watchfiles import awatch
 
-from proxyctl.model import EngineEvent, EngineUnavailable, Wake
+from proxyctl.model import EngineEvent, EngineRefused, EngineUnavailable, Wake
 
 LOOK_AGAIN = 5.0
 """Seconds after which a folder that was not there is looked for again."""
@@ -64,7 +64,12 @@ class EngineEvents:
         while True:
             try:
                 async for attempt in stamina.retry_context(
-                    on=EngineUnavailable, attempts=None, timeout=None, wait_initial=0.1, wait_max=10.0, wait_jitter=1.0
+                    on=(EngineUnavailable, EngineRefused),
+                    attempts=None,
+                    timeout=None,
+                    wait_initial=0.1,
+                    wait_max=10.0,
+                    wait_jitter=1.0,
                 ):
                     with attempt:
                         await self._follow()
@@ -72,7 +77,7 @@ class EngineEvents:
                 await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - spreads load only
 
     async def _follow(self) -> None:
-        """One subscription. Fails with EngineUnavailable before it stands (back off), with _Ended after it has (begin anew)."""
+        """One subscription. Fails as the engine does before it stands (back off), with _Ended after it has (begin anew)."""
         async with aclosing(self._engine.events()) as stream:
             try:
                 async for event in stream:
@@ -81,12 +86,13 @@ class EngineEvents:
                         self._wakes.post(Wake(("engine connected",), relist=True, at=time.monotonic()))
                     else:
                         self._note(event)
-            except EngineUnavailable as error:
+            except (EngineUnavailable, EngineRefused) as error:
                 if not self.connected:
                     raise
                 raise _Ended from error
             finally:
                 self.connected = False
+        raise _Ended
 
 
 class _Ended(Exception):  # noqa: N818
@@ -123,8 +129,10 @@ async def changes(folders: Iterable[Path], wanted: Callable[[Path], bool]) -> As
             yield_on_timeout=True,
         )
         async for batch in watch:
-            paths = frozenset(path for path in (Path(text) for _, text in batch) if wanted(path))
+            changed = frozenset(Path(text) for _, text in batch)
+            paths = frozenset(path for path in changed if wanted(path))
             if paths:
                 yield paths
-            if {folder for folder in every if folder.is_dir()} != there:
+            seen = there - changed  # a folder that was replaced is another one, and comes with its files
+            if seen != there or {folder for folder in every if folder.is_dir()} != there:
                 break

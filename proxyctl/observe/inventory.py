@@ -65,6 +65,8 @@ class Inventory:
         if known and event.action == "connect" and known.state != "running":
             return False
         labels = event.labels if event.labels is not None else known.labels if known else {}
+        if f"{self._prefix}nginx" in labels:
+            return False
         return any(key.startswith(self._prefix) for key in labels) or event.container_id in self._lenders
 
     def _tick(self, container_id: str) -> int:

@@ -29,7 +29,7 @@ AT_ONCE = 128
 
 class Prober:
     """Keeps one task for each watched target. `changed` is called when a target's state changes, with
-    the monotonic time at which what led to it began: for a target that has warmed up, when it was first seen."""
+    the monotonic time at which what led to it began: for a target that has warmed up, its first passed check."""
 
     def __init__(self, changed: Callable[[Probe, ProbeResult, float], None]) -> None:
         self._changed = changed
@@ -148,6 +148,8 @@ class _Watch:
     def _count(self, problem: str) -> None:
         check = self._probe.check
         self._good = 0 if problem else self._good + 1
+        if self._good == 1:
+            self._born = time.monotonic()
         self._bad = self._bad + 1 if problem else 0
         if problem:
             if self._bad >= check.fall or self.result.state == "warming":

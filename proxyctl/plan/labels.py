@@ -185,6 +185,10 @@ class _Reader:
         hosts = self._hosts(name, service, found)
         port = self._port(name, found)
         health = self._health(name, hosts, port, found)
+        if found.get("strip-path") and found.get("scheme") in ("grpc", "grpcs"):
+            hint = "leave it out: gRPC's methods are its paths"
+            self.reject(name, "bad-value", "strip-path", "is not possible with gRPC", hint)
+            return None
         if not hosts or not port or not health:
             return None
         return RouteSpec(

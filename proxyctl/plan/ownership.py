@@ -80,6 +80,12 @@ def rejection(
     return Rejection(spec.container_id, spec.container, route.name, reason, label, message, hint)
 
 
+def shown(place: Place) -> str:
+    """As people write it: `a.example`, `a.example/git`."""
+    host, path = place
+    return host if path == "/" else host + path
+
+
 def _matches(text: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(text, pattern) for pattern in patterns)
 
@@ -125,7 +131,7 @@ class Court:
             for claim in admitted:
                 if claim.spec.service != owner.service:
                     hint = f"choose another host or path, or remove the containers of {owner.service}"
-                    self._reject(claim, "host-taken", "host", f"{written} belongs to the service {owner.service}", hint)
+                    self._reject(claim, "host-taken", "host", f"{shown(place)} belongs to the service {owner.service}", hint)
         self._hold(owners, owned)
         return owners, owned
 
@@ -147,11 +153,10 @@ class Court:
     # ------------------------------------------------------------ who may ask
 
     def _is_admitted(self, claim: Claim, place: Place, founder: Claim, host_owner: Owner) -> bool:
-        written = "".join(place)
         rules = [rule for rule in self._rules if rule.covers(*place)]
         if rules and not any(rule.admits(claim.container) for rule in rules):
             self._reject(
-                claim, "not-allowed", "host", f"{written} is kept for others by [[claims]]", "ask the operator for a rule"
+                claim, "not-allowed", "host", f"{shown(place)} is kept for others by [[claims]]", "ask the operator for a rule"
             )
             return False
         if claim.project != founder.project and not founder.spec.named:
@@ -196,5 +201,5 @@ class Court:
             if (claim.route.scheme, claim.route.strip_path) != how:
                 spoken = f"scheme={how[0]}, strip-path={str(how[1]).lower()}"
                 hint = f"give all containers of the service {claim.spec.service} the same labels"
-                self._reject(claim, "conflict", "scheme", f"{first.spec.container} serves {''.join(place)} with {spoken}", hint)
+                self._reject(claim, "conflict", "scheme", f"{first.spec.container} serves {shown(place)} with {spoken}", hint)
         return [c for c in group if (c.route.scheme, c.route.strip_path) == how]

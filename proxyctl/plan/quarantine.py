@@ -92,7 +92,7 @@ def rejections(refusals: Iterable[Refusal], table: RouteTable) -> tuple[Rejectio
         if refusal.source.startswith(OWN_FILE):
             name = f"sites/{refusal.source.removeprefix(OWN_FILE)}"
             hint = "mend the file; what was live of it goes on until then"
-            found.append(Rejection("", name, "default", "quarantined", name, f"nginx refuses it: {refusal.reason}", hint))
+            found.append(Rejection("", name, "default", "quarantined", "", f"nginx refuses it: {refusal.reason}", hint))
             continue
         vhost = next((v for v in table.vhosts if v.host == refusal.source), None)
         for location in vhost.locations if vhost else ():

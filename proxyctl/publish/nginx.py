@@ -31,7 +31,7 @@ class Engine(Protocol):
     async def kill(self, container: str, signal: str) -> None: ...
     async def execute(self, container: str, argv: list[str]) -> tuple[int, str]: ...
     async def processes(self, container: str) -> list[tuple[int, str]]: ...
-    async def logs(self, container: str, since_unix: float) -> str: ...
+    async def logs(self, container: str, since_unix: float | None = None) -> str: ...
     async def create_network(self, name: str, labels: Mapping[str, str]) -> None: ...
     async def connect_network(self, network: str, container: str) -> None: ...
     async def disconnect_network(self, network: str, container: str) -> None: ...
@@ -96,8 +96,8 @@ class NginxContainer:
         elif raw["State"]["Status"] in ("created", "exited", "dead"):
             await self._engine.start(self._spec.name)
         running = await self._engine.inspect_raw(self._spec.name)
-        if running is None or not running["State"]["Running"]:
-            said = await self._engine.logs(self._spec.name, 0.0) if running else ""
+        if running is None or running["State"]["Status"] != "running":
+            said = await self._engine.logs(self._spec.name) if running else ""
             raise NginxMissing(f"the container {self._spec.name} does not run: {_last_line(said)}")
         return await self._describe(running)
 
@@ -133,7 +133,9 @@ class NginxContainer:
                 # The engine publishes ports through the network whose name sorts first, and moves them, cutting every connection,
                 # when a join changes which one that is (measured on 20.10). So nginx's own network sorts before all others.
                 "NetworkMode": f"0-{spec.name}",
-                "RestartPolicy": {"Name": "unless-stopped"},
+                # Not unless-stopped: the engine takes a container that was ever sent a signal through it, as every reload does,
+                # for stopped by hand, and starts it neither after a crash nor at boot (measured on 20.10).
+                "RestartPolicy": {"Name": "always"},
                 "ReadonlyRootfs": True,
                 "Tmpfs": {"/run": "", "/tmp": ""},  # noqa: S108 - inside the container
                 "CapDrop": ["ALL"],

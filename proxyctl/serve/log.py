@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 
 import stamina
@@ -34,6 +35,10 @@ def configure() -> None:
     stamina.instrumentation.set_on_retry_hooks([])
 
 
+_IDS = re.compile(r"[0-9a-f]{12,}")
+"""Parts of the engine's messages that differ each time a thing fails."""
+
+
 class CycleLog:
     """Writes what a cycle did. A cycle that changed nothing is silent, and so is one that fails as the one before it did."""
 
@@ -47,11 +52,11 @@ class CycleLog:
         if report.result == "live":
             took = f"{sum(report.stages.values()) * 1000:.0f} ms"
             self._log.info("live", digest=report.digest[:12], changes="; ".join(report.changes), took=took, **facts)
-        elif report.error and report.error != self._error:
+        elif report.error and _IDS.sub("", report.error) != self._error:
             self._log.error(report.result, error=report.error, **facts)
         elif self._error and not report.error:
             self._log.info("recovered", **facts)
-        self._error = report.error
+        self._error = _IDS.sub("", report.error)
         now = frozenset(report.rejections)
         for rejection in sorted(now - self._rejections, key=lambda r: (r.container, r.route, r.label)):
             self._log.warning(

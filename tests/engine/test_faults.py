@@ -142,7 +142,9 @@ def test_settings_are_taken_over_without_a_restart_and_bad_ones_are_told(served:
     assert served.ask("site.example").status == 200
 
 
-def test_a_vhost_that_nginx_refuses_is_put_aside_and_everybody_else_goes_live_in_the_same_cycle(rig: Rig, served: Controller) -> None:
+def test_a_vhost_that_nginx_refuses_is_put_aside_and_everybody_else_goes_live_in_the_same_cycle(
+    rig: Rig, served: Controller
+) -> None:
     """An operator's template makes what is rendered for one host unacceptable; labels alone cannot."""
     shipped = Path("templates/server.conf.j2").read_text(encoding="utf-8")
     folder = served.directory / "templates"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.load import Load
 from tests.rig import BACKEND, Controller, Rig, until
 
 
@@ -78,6 +81,16 @@ def test_nginx_is_made_whole(served: Controller, rig: Rig, how: str) -> None:
     served.wait_for("site.example", within=10)
 
 
+def test_a_crashed_nginx_comes_back_without_a_controller(served: Controller, rig: Rig) -> None:
+    """After a reload, which is a signal through the engine: it takes such a container for one that was stopped by hand."""
+    served.kill()
+    rig.client.kill(served.nginx, "HUP")
+    before = rig.client.inspect_container(served.nginx)["State"]
+    os.kill(before["Pid"], signal.SIGKILL)
+    until(lambda: rig.client.inspect_container(served.nginx)["State"]["Pid"] not in (0, before["Pid"]), 10, "another nginx")
+    served.wait_for("site.example")
+
+
 def test_a_lost_signal_and_a_foreign_reload_change_nothing_for_long(served: Controller, rig: Rig) -> None:
     """nginx is told to read again while its reference points elsewhere, as a hand in the directory could do."""
     reference = served.directory / "state" / "nginx" / "nginx.conf"
@@ -98,8 +111,10 @@ def test_after_a_boot_nginx_says_503_until_the_first_publish(served: Controller,
     rig.client.restart(served.nginx, timeout=5)
     until(lambda: served.ask("site.example").status == 503, 5, "nginx to answer")
     assert "booted" in served.ask("site.example").body
-    served.start(wait=False)
-    served.wait_for("site.example")
+    with Load("site.example", served.port, new_per_second=100, keepalive_clients=0) as load:
+        served.start(wait=False)
+        served.wait_for("site.example")
+    assert {loss.status for loss in load.report.losses} <= {503}, "a known site is never unknown"
     assert served.ask("nobody.example").status == 404
 
 

@@ -91,9 +91,9 @@ class Engine:
         self._called("processes", container)
         return self.nginx.processes()
 
-    async def logs(self, container: str, since_unix: float) -> str:
+    async def logs(self, container: str, since_unix: float | None = None) -> str:
         self._called("logs", container)
-        return "".join(line for at, line in self.nginx.log if at >= since_unix)
+        return "".join(line for at, line in self.nginx.log if at >= (since_unix or 0.0))
 
     # ------------------------------------------------------------ changing
 

@@ -91,8 +91,11 @@ async def test_a_snapshot_without_news_asks_nothing() -> None:
 
 async def test_a_list_forgets_what_is_gone_and_finds_what_came() -> None:
     watched = await watch(WEB)
+    await watched.note("start", WEB)
     watched.host.containers = {STRANGER.id: STRANGER}
     assert (await watched.refresh(relist=True)).containers == {STRANGER.id: STRANGER}
+    assert not watched.inventory._inspected
+    assert not watched.inventory._news
 
 
 async def test_ports_of_an_idle_container_are_asked_once_because_the_list_has_none() -> None:
@@ -300,6 +303,7 @@ async def test_a_container_that_does_not_run_is_not_stopping() -> None:
     watched = await watch(replace(WEB, state="exited"))
     await watched.note("kill", WEB, signal=9)
     assert (await watched.refresh()).stopping == frozenset()
+    assert watched.posted == []
 
 
 async def test_a_survivor_comes_back_after_its_stop_timeout() -> None:

@@ -55,7 +55,7 @@ async def test_what_is_made_mounts_its_configuration_read_only_and_has_no_more_r
     assert host["CapDrop"] == ["ALL"]
     assert not {"SYS_ADMIN", "NET_ADMIN", "NET_RAW"} & {*host["CapAdd"]}
     assert host["SecurityOpt"] == ["no-new-privileges"]
-    assert host["RestartPolicy"] == {"Name": "unless-stopped"}
+    assert host["RestartPolicy"] == {"Name": "always"}
     assert host["PortBindings"] == {
         "80/tcp": [{"HostIp": "", "HostPort": "80"}],
         "443/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8443"}],

@@ -54,7 +54,7 @@ def test_the_challenger_is_told_whose_place_it_is_once_for_each_route() -> None:
     plan = decide([two, asks("second", created=200.0, host="a.example,d.example,z.example")], owners=owned_by("first"))
     (rejection,) = plan.rejections
     assert (rejection.container, rejection.reason, rejection.label) == ("second", "host-taken", "proxyctl.host")
-    assert rejection.message == "a.example/ belongs to the service first"
+    assert rejection.message == "a.example belongs to the service first"
     assert serving(plan.table) == {"a.example/": ["first"], "d.example/": ["first"], "z.example/": ["second"]}
 
 

@@ -190,13 +190,13 @@ def test_the_oldest_container_says_how_a_place_is_spoken_to(said: dict[str, str]
     assert serving(plan.table) == {"a.example/": ["web-1"]}
     (rejection,) = plan.rejections
     assert (rejection.container, rejection.reason) == ("web-2", "conflict")
-    assert "web-1 serves a.example/" in rejection.message
+    assert "web-1 serves a.example " in rejection.message
 
 
 def test_what_the_oldest_container_says_is_what_is_rendered() -> None:
-    oldest = container("web-1", A | {"scheme": "grpcs", "strip-path": "true"})
+    oldest = container("web-1", A | {"scheme": "https", "strip-path": "true"})
     (place,) = places(decide([NEW, oldest]).table).values()
-    assert (place.scheme, place.strip_path, [t.container for t in place.serving]) == ("grpcs", True, ["web-1"])
+    assert (place.scheme, place.strip_path, [t.container for t in place.serving]) == ("https", True, ["web-1"])
 
 
 def test_a_dead_container_does_not_say_how_a_place_is_spoken_to() -> None:
