@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 import aiohttp
+from yarl import URL
 
 from proxyctl.model import Probe, ProbeKey, ProbeResult
 
@@ -83,7 +84,7 @@ class Prober:
         scheme = "https" if probe.scheme in ("https", "grpcs") else "http"
         where = f"{scheme}://{f'[{address}]' if ':' in address else address}:{check.port}{check.path}"
         headers = {"Host": check.host, "User-Agent": "proxyctl-health"}
-        async with self._session.get(where, headers=headers, allow_redirects=False) as response:
+        async with self._session.get(URL(where, encoded=True), headers=headers, allow_redirects=False) as response:
             if any(low <= response.status <= high for low, high in check.status):
                 return ""
             return f"{check.path} answered {response.status}"
@@ -98,8 +99,7 @@ class _Watch:
         self._good = 0
         self._bad = 0
         self._born = time.monotonic()
-        passes = healthy or probe.check.type == "none"
-        self.result = ProbeResult("healthy" if passes else "warming", "", time.time())
+        self.result = ProbeResult("healthy" if healthy else "warming", "", time.time())
         self._task = asyncio.create_task(self._run(), name=f"probe {probe.target.address}:{probe.target.port}")
         self._object()
 
@@ -107,15 +107,16 @@ class _Watch:
         self._task.cancel()
 
     def update(self, probe: Probe) -> None:
-        self._probe = probe
+        kind, self._probe = self._probe.check.type, probe
+        if probe.check.type != kind:  # the list call does not always tell that there is a HEALTHCHECK
+            self._task.cancel()
+            self._task = asyncio.create_task(self._run(), name=self._task.get_name())
         self._object()
 
     def _object(self) -> None:
-        """What Docker's HEALTHCHECK says, at once: alone for `docker`, as a veto for the rest."""
+        """What is known without a check: `none` passes, `docker` is what its HEALTHCHECK says, which is a veto for the rest."""
         health, kind = self._probe.docker_health, self._probe.check.type
-        if kind == "none" or (kind != "docker" and health != "unhealthy"):
-            return
-        if health == "healthy":
+        if kind == "none" or (kind == "docker" and health == "healthy"):
             self._settle("healthy", "")
         elif health == "unhealthy":
             self._settle("unhealthy", "Docker's HEALTHCHECK fails")

@@ -153,8 +153,10 @@ class Nginx:
         self.running = ""
         self.deaf = 0
         """Signals that it does not hear."""
-        self.refuses: dict[str, str] = {}
-        """Digests that it does not load, and what it writes into its log then."""
+        self.refuses: Callable[[str], str] = lambda _: ""
+        """What it writes into its log instead of loading this digest; empty when it loads it."""
+        self.ignores: Callable[[str], bool] = lambda _: False
+        """Whether it keeps the old configuration without a word."""
         self.parses = 0.005
         """Seconds from the signal to the first new worker."""
         self.retires = 0.02
@@ -183,8 +185,9 @@ class Nginx:
     async def _reload(self) -> None:
         digest = (self._engine.directory / "conf" / REFERENCE).readlink().stem
         await asyncio.sleep(self.parses)
-        if digest in self.refuses:
-            self.write(f"2026/11/24 06:00:00 [emerg] 10#10: {self.refuses[digest]}")
+        if said := self.refuses(digest):
+            self.write(f"2026/11/24 06:00:00 [emerg] 10#10: {said}")
+        if said or self.ignores(digest):
             return
         old, self._old, self.running = list(self.serving), self.running, digest
         self.serving = old + [pid + 10 for pid in old]

@@ -385,7 +385,7 @@ def test_a_label_that_is_not_understood_never_leaves_a_route_that_it_may_have_pr
 @pytest.mark.parametrize("scheme", ["grpc", "grpcs"])
 def test_a_prefix_cannot_be_stripped_from_grpc(scheme: str) -> None:
     parsed = labels.parse(
-        container("web", {"host": "a.example", "path": "/x", "strip-path": "yes", "scheme": scheme}), defaults()
+        make.container("web", {"host": "a.example", "path": "/x", "strip-path": "yes", "scheme": scheme}), make.defaults()
     )
     assert parsed.spec is None
     assert [(r.reason, r.label) for r in parsed.rejections] == [("bad-value", "proxyctl.strip-path")]

@@ -118,7 +118,7 @@ async def test_an_nginx_that_never_answers_with_the_new_digest_is_not_live(engin
 
 
 async def test_what_nginx_writes_when_it_refuses_is_the_reason_at_once(engine: bench.Engine) -> None:
-    engine.nginx.refuses[NEW] = "bind() to 0.0.0.0:80 failed (98: Address already in use)"
+    engine.nginx.refuses = lambda _: "bind() to 0.0.0.0:80 failed (98: Address already in use)"
     began = time.monotonic()
     with pytest.raises(NotProved) as caught:
         await reloaded(engine)
