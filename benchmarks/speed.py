@@ -1,7 +1,8 @@
 """From the start of a container to its first 200 through the proxy: proxyctl beside Traefik, one new host a container.
 
-Two situations: a container that starts alone, and five one after another (what `docker compose up` does). The proxies take
-turns, and the one that is not measured is stopped (SIGSTOP) meanwhile: all read every event of the engine, on the same few cores.
+Three situations: a container alone; alone, and it listens a second or two after its start; five one after another (what `docker
+compose up` does). The proxies take turns, and the one that is not measured is stopped (SIGSTOP) meanwhile: all of them read every
+event of the engine, on the same few cores.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ from benchmarks.figures import Figures, Value, median, milliseconds, share
 from tests.rig import LOOPBACK, Box, Controller, Rig, ask, endpoint, free_port, until
 
 ROUNDS, SHORT_ROUNDS = 20, 2
+BOOTS = (1.1, 1.9, 1.3, 1.7, 1.5)
+"""Seconds from start to listening, spread over one of the seconds at whose ends Traefik checks."""
 GROUP = 5
 GIVE_UP = 15.0
 QUIET = 5.0
 """Seconds without a container of anybody's coming or going before each measurement. Traefik holds a change back for 2 s after the
-last one (`providersThrottleDuration`), and takes two of these to forget a removal; proxyctl paces its reloads in a storm."""
+one before (`providersThrottleDuration`; after a removal it was late for up to 4 s), and proxyctl paces its reloads in a storm."""
 QUIET_WITHIN = 60.0
 """A busy engine is measured as it is after so long, and the table says how often."""
 TARGET_MEDIAN = 0.060
@@ -38,7 +41,7 @@ OWN, CHECKED, UNCHECKED = "proxyctl", "Traefik, health check 1s", "Traefik, no h
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Seconds to the first 200: since the start call was sent, and since the engine's start event."""
+    """Seconds to the first 200: since the start call was sent, and since the engine's start event, or since it listens."""
 
     since_call: float
     since_event: float
@@ -49,8 +52,14 @@ class Findings:
     """By proxy."""
 
     alone: dict[str, list[Sample]]
+    booting: dict[str, list[Sample]]
     grouped: dict[str, list[Sample]]
     disturbed: int = 0
+
+    def columns(self) -> dict[str, dict[str, list[float]]]:
+        """Situation -> proxy -> seconds since the start event."""
+        of = {"alone": self.alone, "listens 1-2 s later": self.booting, f"one of {GROUP}": self.grouped}
+        return {what: {way: [s.since_event for s in found] for way, found in ways.items()} for what, ways in of.items()}
 
 
 class Traefik:
@@ -131,26 +140,29 @@ class _Bench:
 
     def measure(self, rounds: int) -> Findings:
         ways = (OWN, CHECKED, UNCHECKED)
-        findings = Findings({way: [] for way in ways}, {way: [] for way in ways})
+        alone, booting, grouped = ({way: list[Sample]() for way in ways} for _ in range(3))
+        findings = Findings(alone, booting, grouped)
         for number in range(rounds):
             for way in ways:
-                findings.alone[way] += self._measure(way, 1, findings)
+                alone[way] += self._measure(way, findings)
+                if number % 2 == 0:
+                    booting[way] += self._measure(way, findings, boot=BOOTS[number // 2 % len(BOOTS)])
                 if number % GROUP == 0:
-                    findings.grouped[way] += self._measure(way, GROUP, findings)
+                    grouped[way] += self._measure(way, findings, count=GROUP)
         self._traffic.close()
         return findings
 
-    def _measure(self, way: str, count: int, findings: Findings) -> list[Sample]:
+    def _measure(self, way: str, findings: Findings, *, count: int = 1, boot: float = 0.0) -> list[Sample]:
         own, traefik = (self._controller.port, self._controller.pid), (self._traefik.port, self._traefik.pid)
         (port, _), (_, rival) = (own, traefik) if way == OWN else (traefik, own)
         with _stopped(rival):
             self._traffic.wait_quiet()
             began = time.time()
-            samples = self._start(way, port, count)
+            samples = self._start(way, port, count, boot)
             findings.disturbed += self._traffic.foreign > began - QUIET
         return samples
 
-    def _start(self, way: str, port: int, count: int) -> list[Sample]:
+    def _start(self, way: str, port: int, count: int, boot: float) -> list[Sample]:
         """Containers as `docker run` makes them, create and start at once, one after another; all of them polled."""
         boxes: list[Box] = []
         with ThreadPoolExecutor(2 * count) as pool:
@@ -158,26 +170,26 @@ class _Bench:
             for _ in range(count):
                 self._number += 1
                 host = f"app{self._number}.example"
-                box = self._create(way, host)
+                box = self._create(way, host, boot)
                 calls.append(time.time())
                 started = pool.submit(box.start)
                 answers.append(pool.submit(_first_answer, port, host, 0.0015 * count))
                 if len(calls) < count:
                     started.result()
                 boxes.append(box)
-            answered = [answer.result() for answer in answers]
-        until(lambda: all(box.id in self._traffic.starts for box in boxes), 5, "the start events")
-        samples = [
-            Sample(at - call, at - self._traffic.starts[box.id]) for at, call, box in zip(answered, calls, boxes, strict=True)
-        ]
+            answered = [answer.result() - boot for answer in answers]
+        starts = self._traffic.starts
+        until(lambda: all(box.id in starts for box in boxes), 5, "the start events")
+        samples = [Sample(at - call, at - starts[box.id]) for at, call, box in zip(answered, calls, boxes, strict=True)]
         for box in boxes:
             box.remove()
         return samples
 
-    def _create(self, way: str, host: str) -> Box:
+    def _create(self, way: str, host: str, boot: float) -> Box:
         name = host.partition(".")[0]
+        args = ["--boot-delay", f"{boot * 1000:.0f}ms"]
         if way == OWN:
-            return self._rig.create_container({"host": host}, name=name)
+            return self._rig.create_container({"host": host}, name=name, args=args)
         labels = {
             "bench.traefik": self._rig.run,
             "traefik.enable": "true",
@@ -187,7 +199,7 @@ class _Bench:
         if way == CHECKED:
             labels[f"traefik.http.services.{name}.loadbalancer.healthcheck.path"] = "/"
             labels[f"traefik.http.services.{name}.loadbalancer.healthcheck.interval"] = "1s"
-        return self._rig.create_container(other_labels=labels, name=name)
+        return self._rig.create_container(other_labels=labels, name=name, args=args)
 
 
 @contextmanager
@@ -213,36 +225,32 @@ def _first_answer(port: int, host: str, every: float) -> float:
 
 
 def _figures(findings: Findings) -> Figures:
-    alone = {way: [s.since_event for s in found] for way, found in findings.alone.items()}
-    grouped = {way: [s.since_event for s in found] for way, found in findings.grouped.items()}
+    situations = findings.columns()
     rows, values = [], dict[str, Value](disturbed=findings.disturbed)
-    for way, found in alone.items():
-        calls = median([s.since_call for s in findings.alone[way]])
-        rows.append((way, *_both(found), milliseconds(calls), *_both(grouped[way])))
-        key = way.lower().replace(",", "").replace(" ", "_")
-        values[f"{key}_alone_ms"] = round(median(found) * 1000, 1)
-        values[f"{key}_of_five_ms"] = round(median(grouped[way]) * 1000, 1)
+    for way in (OWN, CHECKED, UNCHECKED):
+        cells = [f"{milliseconds(median(found[way]))} / {milliseconds(share(found[way], 0.9))}" for found in situations.values()]
+        rows.append((way, *cells, milliseconds(median([s.since_call for s in findings.alone[way]]))))
+        for what, found in situations.items():
+            key = f"{way} {what} ms".lower().replace(",", "").replace(" ", "_")
+            values[key] = round(median(found[way]) * 1000, 1)
     for way in (CHECKED, UNCHECKED):
-        ratios = [median(times[way]) / median(times[OWN]) for times in (alone, grouped)]
-        rows.append((f"{way} / {OWN}", f"{ratios[0]:.1f} x", "", "", f"{ratios[1]:.1f} x", ""))
-    own = median(alone[OWN])
+        ratios = [f"{median(found[way]) / median(found[OWN]):.1f} x" for found in situations.values()]
+        rows.append((f"{way} / {OWN}", *ratios, ""))
+    own = median(situations["alone"][OWN])
     missed = [f"alone {milliseconds(own)}, wanted {milliseconds(TARGET_MEDIAN)}"] if own > TARGET_MEDIAN else []
-    for situation, times in (("alone", alone), ("of five", grouped)):
-        ratio = median(times[OWN]) / median(times[CHECKED])
+    for what, found in situations.items():
+        ratio = median(found[OWN]) / max(median(found[CHECKED]), 0.001)
         if ratio > TARGET_RATIO:
-            missed.append(f"{situation} {ratio:.2f} of Traefik's with a health check, wanted {TARGET_RATIO:g}")
+            missed.append(f"{what}: {ratio:.2f} of Traefik's with a health check, wanted {TARGET_RATIO:g}")
+    counts = ", ".join(f"{len(found[OWN])} {what}" for what, found in situations.items())
     return Figures(
         name="speed",
         title=(
-            f"speed: a container's start event -> first 200; {len(alone[OWN])} alone, {len(grouped[OWN])} in groups of {GROUP}; "
-            f"{findings.disturbed} measurements disturbed by other containers"
+            f"speed: a container's start event (or its first listening) -> first 200, median / p90\n"
+            f"{counts}; {findings.disturbed} measurements disturbed by other containers"
         ),
-        columns=("", "alone, median", "p90", "since the start call", f"one of {GROUP}, median", "p90"),
+        columns=("", *situations, "alone, since the start call"),
         rows=rows,
         values=values,
         missed=missed,
     )
-
-
-def _both(values: Sequence[float]) -> tuple[str, str]:
-    return milliseconds(median(values)), milliseconds(share(values, 0.9))

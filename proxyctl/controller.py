@@ -106,6 +106,7 @@ class Controller:
         self._number = 0
         self._kept: deque[FileSet] = deque(maxlen=KEEP_GENERATIONS)
         self._failures = 0
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._reloads: deque[float] = deque(maxlen=BURST)
         self._snapshot = Snapshot({})
         self._unjoinable: Mapping[str, str] = {}
@@ -128,7 +129,7 @@ class Controller:
         while True:
             wake = await self._parts.wakes.next()
             await self._pace(wake)
-            await self.cycle(wake)
+            await self.cycle(wake.merge(self._parts.wakes.take()))
 
     def offer(self, policy: Policy) -> None:
         """Takes a changed configuration over in the next cycle, if it renders and nginx accepts what it renders."""
@@ -137,6 +138,8 @@ class Controller:
 
     async def close(self) -> None:
         """Ends what runs beside the loop; nginx is left as it is."""
+        for timer in self._timers.values():
+            timer.cancel()
         await self._parts.prober.close()
 
     async def _pace(self, wake: Wake) -> None:
@@ -184,8 +187,13 @@ class Controller:
         """A cycle that failed may have swallowed an event: everything is read anew, soon at first and then less often."""
         self._failures = self._failures + 1 if course.error else 0
         if self._failures:
-            pause = min(2.0 ** (self._failures - 1), RETRY_AFTER)
-            asyncio.get_running_loop().call_later(pause, self._parts.wakes.post, Wake(("try again",), relist=True))
+            self._later(min(2.0 ** min(self._failures - 1, 16), RETRY_AFTER), "try again", relist=True)
+
+    def _later(self, seconds: float, reason: str, *, relist: bool = False) -> None:
+        """Wakes the loop for this reason, unless that is to happen already: every cycle may ask for it."""
+        loop, timer = asyncio.get_running_loop(), self._timers.get(reason)
+        if timer is None or timer.cancelled() or timer.when() <= loop.time():
+            self._timers[reason] = loop.call_later(seconds, self._parts.wakes.post, Wake((reason,), relist=relist))
 
     # ------------------------------------------------------------ deciding
 
@@ -223,12 +231,13 @@ class Controller:
         if plan.ahead is not plan.table:
             await self._test_ahead(course, plan, nginx)
         if plan.holds_back:
-            asyncio.get_running_loop().call_later(1.0, parts.wakes.post, Wake(("warming up",)))
+            self._later(1.0, "warming up")
 
     async def _take_over(self, course: _Course, nginx: NginxInstance, offered: Policy) -> None:
         """Raises what is wrong with the offer, and then it is dropped and everything is as before. A hand-written vhost that is
         wrong is not: it goes into quarantine by itself."""
         before, self.policy, self._offered = self.policy, offered, None
+        judged = False
         try:
             table = self._plan(course, nginx).ahead
             wanted = Served(table, before.operator_files)
@@ -236,10 +245,16 @@ class Controller:
             with course.stage("test"):
                 await self._parts.tester.test(await self._parts.drafts.write(self._render(course, served, nginx)), nginx)
             self._acceptance.pardon()
+            judged = True
         except (Refused, TemplateError, ValueError):
-            self.policy = before
+            self.policy, judged = before, True
             self._parts.wakes.post(Wake(("back to the configuration before",)))
             raise
+        finally:
+            if not judged:  # the engine or the disk failed: the offer stands, unless there is a newer one
+                self.policy = before
+                if self._offered is None:
+                    self._offered = offered
 
     def _plan(self, course: _Course, nginx: NginxInstance) -> Plan:
         with course.stage("plan"):
@@ -341,9 +356,9 @@ class Controller:
         last container removes its network next."""
         left = self.state.joined - plan.networks
         if left:
-            self.state = replace(self.state, joined=self.state.joined - left)
             self.nginx = None
             await self._parts.container.leave(nginx, left)
+            self.state = replace(self.state, joined=self.state.joined - left)
 
     @staticmethod
     def _places(table: RouteTable) -> frozenset[str]:

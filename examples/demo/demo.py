@@ -161,6 +161,7 @@ def what_to_try(controller: Controller, console: Console) -> None:
     command = " ".join(cli(controller))
     console.print(
         f"\nIt goes on running (controller pid {controller.pid}). Try:\n"
+        '  eval "$(scripts/testbed env)"\n'
         f"  docker run -d -l proxyctl.host=hello.localhost -l testbed.proxyctl=1 proxyctl-testbed/backend --name hello\n"
         f"  curl -H 'Host: hello.localhost' http://127.0.0.1:{controller.port}/\n"
         f"  {command} status\n  {command} explain shop.localhost\n  {command} history\n"

@@ -280,11 +280,13 @@ def _event(raw: Mapping[str, Any]) -> EngineEvent | None:
 
 
 def _signal_number(text: str) -> int:
-    """`15`, `TERM`, `SIGTERM` -> 15; 0 when it is none of these."""
-    if str(text).isdigit():
-        return int(text)
-    name = str(text).upper().removeprefix("SIG")
-    return int(getattr(signals, f"SIG{name}", 0))
+    """`15`, `TERM`, `SIGTERM` -> 15, `RTMIN+3` -> 37 (what systemd asks for); 0 when it is none of these."""
+    match = re.fullmatch(r"(?:SIG)?([A-Z]*[0-9]*)(?:([+-])([0-9]{1,2}))?", str(text).upper(), re.ASCII)
+    if not match:
+        return 0
+    name, sign, offset = match[1], match[2], int(match[3] or 0)
+    number = int(name) if name.isdigit() else int(getattr(signals, f"SIG{name}", 0))
+    return number + (-offset if sign == "-" else offset) if 0 < number <= signals.SIGRTMAX else 0
 
 
 def _listed(raw: Mapping[str, Any]) -> Container:
@@ -339,8 +341,13 @@ def _inspected(raw: Mapping[str, Any]) -> Container:
         published=tuple(_published(network.get("Ports") or {})),
         has_healthcheck=has_healthcheck,
         stop_signal=_signal_number(config.get("StopSignal") or "TERM") or 15,
-        stop_timeout=float(config.get("StopTimeout") or 10),
+        stop_timeout=_stop_timeout(config.get("StopTimeout")),
     )
+
+
+def _stop_timeout(seconds: int | None) -> float:
+    """Seconds until SIGKILL; a negative number means never, which is taken for an hour."""
+    return 10.0 if seconds is None else float(seconds) if seconds >= 0 else 3600.0
 
 
 def _unix(text: str) -> float:

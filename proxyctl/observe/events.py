@@ -45,6 +45,10 @@ class Wakes:
 
     async def next(self) -> Wake:
         await self._there.wait()
+        return self.take()
+
+    def take(self) -> Wake:
+        """What is pending now; an empty Wake when nothing is."""
         wake, self._pending = self._pending or Wake(), None
         self._there.clear()
         self._urgent.clear()

@@ -20,9 +20,10 @@ from yarl import URL
 from proxyctl.model import Probe, ProbeKey, ProbeResult
 
 WARM_FIRST = 0.003
-WARM_GROWTH = 1.3
+WARM_SHARE = 0.05
 WARM_MOST = 0.5
-"""Seconds between the checks of a target that warms up: the first gap, its growth, the longest."""
+"""Seconds between the checks of a target that warms up: the first gap, the longest, and between them a share of the time that it
+has taken so far. So a slow start is noticed within a twentieth of itself."""
 GRID = 0.25
 AT_ONCE = 128
 """Checks under way at the same time."""
@@ -135,14 +136,14 @@ class _Watch:
     async def _run(self) -> None:
         if self._probe.check.type in ("none", "docker"):
             return
-        pause = WARM_FIRST
+        began = asyncio.get_running_loop().time()
         while True:
             problem = await self._prober.check(self._probe)
             self._count(problem)
             check = self._probe.check
             if self.result.state == "warming":
-                await asyncio.sleep(pause)
-                pause = min(pause * WARM_GROWTH, WARM_MOST, check.interval)
+                taken = asyncio.get_running_loop().time() - began
+                await asyncio.sleep(min(max(WARM_FIRST, taken * WARM_SHARE), WARM_MOST, check.interval))
             else:
                 await asyncio.sleep(_until_next(check.interval, asyncio.get_running_loop().time()))
 

@@ -1,8 +1,28 @@
-"""Hypothesis: no deadline (the machine is shared), no database beside the sources."""
+"""Hypothesis: no deadline (the machine is shared), no database beside the sources. And a controller that is live."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from proxyctl.publish import reload
+from tests.unit.controlled import Rig
 
 settings.register_profile("unit", deadline=None, database=None, print_blob=True)
 settings.load_profile("unit")
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    for name, seconds in {"RETIRE_AFTER": 0.01, "LOG_AFTER": 0.04, "SIGNAL_AGAIN": 0.1, "GIVE_UP": 0.25}.items():
+        monkeypatch.setattr(reload, name, seconds)
+    rig = Rig(tmp_path)
+    async with rig.nginx.listening():
+        await rig.live()
+        rig.reports.clear()
+        yield rig
+        for controller in rig.controllers:
+            await controller.close()

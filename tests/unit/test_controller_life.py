@@ -1,0 +1,238 @@
+"""The controller over time: networks, a configuration that changes, restarts, and what must stay bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from proxyctl import controller as controlling
+from proxyctl.model import EngineEvent, EngineUnavailable, Wake
+from proxyctl.state import State
+from tests.unit import bench, make
+from tests.unit.controlled import API, RELIST, WEB, Rig, policy, site, waiting
+
+# ---------------------------------------------------------------- networks
+
+
+async def test_nginx_joins_the_network_of_a_newcomer_and_leaves_it_with_the_last_one(rig: Rig) -> None:
+    await rig.live(WEB)
+    assert "front" in rig.engine.networks
+    assert rig.store.load().joined == {"front"}
+    await rig.remove(WEB)
+    assert "front" not in rig.engine.networks
+    assert rig.engine.did("disconnect") == [("front", bench.NGINX)]
+    assert rig.controller.state.joined == frozenset()
+
+
+async def test_a_network_that_could_not_be_left_is_left_in_the_next_cycle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.live(WEB)
+    disconnect = rig.engine.disconnect_network
+
+    async def lost(network: str, container: str) -> None:
+        raise EngineUnavailable(f"{container} is still in {network}")
+
+    monkeypatch.setattr(rig.engine, "disconnect_network", lost)
+    assert (await rig.remove(WEB)).result == "unreadable"
+    monkeypatch.setattr(rig.engine, "disconnect_network", disconnect)
+    await rig.cycle()
+    assert "front" not in rig.engine.networks
+
+
+async def test_a_network_that_nginx_was_in_before_is_not_left(rig: Rig) -> None:
+    rig.engine.networks["front"] = "10.0.0.1"
+    await rig.live(WEB)
+    await rig.remove(WEB)
+    assert rig.engine.did("disconnect") == []
+
+
+async def test_a_network_that_refuses_nginx_harms_only_its_own_containers(rig: Rig) -> None:
+    rig.engine.closed_networks = {"closed"}
+    report = await rig.cycle(RELIST, WEB, site("far", network="closed"))
+    assert (report.result, report.error) == ("live", "")
+    assert [(r.container, r.reason) for r in rig.reports[0].rejections] == [("far", "unreachable")], "in the first cycle already"
+    assert [(r.container, r.reason) for r in report.rejections] == [("far", "unreachable")]
+    assert "server 10.0.0.5:80" in rig.served()
+    for _ in range(3):
+        again = await rig.cycle()
+        assert (again.result, [(r.container, r.reason) for r in again.rejections]) == ("unchanged", [("far", "unreachable")])
+    rig.engine.closed_networks = set()
+    assert (await rig.cycle()).result + (await rig.cycle()).result in ("liveunchanged", "unchangedlive")
+
+
+# ---------------------------------------------------------------- configuration that changes
+
+
+async def test_an_offered_configuration_is_taken_over_when_nginx_accepts_it(rig: Rig) -> None:
+    await rig.live(WEB)
+    templates = make.templates()
+    offered = policy(templates | {"nginx.conf.j2": templates["nginx.conf.j2"].replace("75s", "76s")})
+    rig.controller.offer(offered)
+    assert (await rig.cycle(await rig.wakes.next())).result == "live"
+    assert rig.controller.policy is offered
+    assert "keepalive_timeout 76s" in rig.served()
+
+
+@pytest.mark.parametrize("template", ["{{ nonsense }}", "{% if %}", "{{ 1 / 0 }}"])
+async def test_an_offered_template_that_is_wrong_is_dropped(template: str, rig: Rig) -> None:
+    await rig.live(WEB)
+    before = rig.controller.policy
+    rig.controller.offer(policy(make.templates(server=template)))
+    assert (await rig.cycle(await rig.wakes.next())).result == "failed"
+    assert rig.controller.policy is before
+    again = await rig.cycle(await rig.wakes.next())
+    assert (again.result, again.error, again.reasons) == ("unchanged", "", ("back to the configuration before",))
+    assert rig.engine.did("kill") == []
+
+
+async def test_an_offered_template_that_nginx_refuses_is_dropped(rig: Rig) -> None:
+    await rig.live(WEB)
+    before = rig.controller.policy
+    rig.engine.refuses = lambda text: "unknown directive" if "nonsense" in text else ""
+    rig.controller.offer(policy(make.templates(server="nonsense;")))
+    report = await rig.cycle(await rig.wakes.next())
+    assert report.result == "refused"
+    assert rig.controller.policy is before
+    assert (await rig.cycle(RELIST, API)).result == "live"
+
+
+@pytest.mark.parametrize("template", ["{{ nonsense }}", "nonsense;", "# {{ name }}\n"], ids=["wrong", "refused", "good"])
+async def test_an_offer_that_the_engine_could_not_hear_is_judged_in_the_next_cycle(template: str, rig: Rig) -> None:
+    await rig.live(WEB)
+    before = rig.controller.policy
+    rig.engine.refuses = lambda text: "unknown directive" if "nonsense" in text else ""
+    offered = policy(make.templates(server=template))
+    rig.controller.offer(offered)
+    rig.engine.unreadable = True
+    assert (await rig.cycle(Wake(("again",)))).result in ("unreadable", "failed")
+    assert rig.controller.policy is before
+    rig.engine.unreadable = False
+    await rig.cycle()
+    await rig.cycle()
+    assert rig.controller.policy is (offered if template.startswith("#") else before)
+    assert rig.controller.in_sync
+
+
+# ---------------------------------------------------------------- a controller that ends and comes back
+
+
+async def test_a_restart_of_the_controller_sends_no_signal_and_trusts_what_was_live(rig: Rig) -> None:
+    checked = site("web", said={"health.type": "tcp", "health.interval": "1h"})
+    rig.store.save(State(bench.TOKEN, live_targets=tuple(p.key for p in make.decide([checked]).probes)))
+    rig.build()
+    good = await rig.live(checked)
+    rig.build()
+    report = await rig.cycle()
+    assert (report.result, report.digest) == ("unchanged", good.digest)
+    assert rig.engine.did("kill") == rig.engine.did("test") == []
+    await rig.remove(checked)
+    assert rig.store.load().live_targets == ()
+
+
+async def test_a_controller_that_died_between_the_rename_and_the_signal_goes_on_there(rig: Rig) -> None:
+    await rig.live(WEB)
+    rig.nginx.ignores = lambda _: True
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await rig.cycle(RELIST, API)
+    assert rig.reference.current() != rig.nginx.running
+    rig.nginx.ignores = lambda _: False
+    rig.build()
+    rig.reports.clear()
+    await rig.cycle()
+    assert rig.reports[0].result == "live"
+    assert rig.nginx.running == rig.reference.current()
+    assert "api.example" in rig.served()
+
+
+async def test_the_owner_of_a_host_is_the_same_after_a_restart(rig: Rig) -> None:
+    await rig.live(site("young", host="a.example", created=200.0))
+    rig.build()
+    report = await rig.cycle(RELIST, site("old", host="a.example", created=100.0))
+    assert [(r.container, r.reason) for r in report.rejections] == [("old", "host-taken")]
+
+
+# ---------------------------------------------------------------- bounds
+
+
+async def test_failures_in_a_row_have_one_next_try_between_them(rig: Rig) -> None:
+    rig.engine.unreadable = True
+    for _ in range(20):
+        await rig.cycle()
+    assert len(waiting("try again")) == 1
+
+
+async def test_a_failure_is_tried_again_soon_at_first_and_then_less_often(rig: Rig) -> None:
+    loop = asyncio.get_running_loop()
+    rig.engine.unreadable = True
+    pauses = []
+    for _ in range(8):
+        await rig.cycle()
+        (timer,) = waiting("try again")
+        pauses.append(round(timer.when() - loop.time(), 1))
+        timer.cancel()
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+
+
+async def test_an_engine_that_is_away_for_days_does_not_end_the_controller(rig: Rig) -> None:
+    rig.engine.unreadable = True
+    rig.controller._failures = 5000
+    assert (await rig.cycle()).result == "unreadable"
+
+
+async def test_a_place_that_warms_up_has_one_timer_however_many_events_come(rig: Rig) -> None:
+    slow = site("slow", said={"health.type": "tcp", "port": "1"}, address="127.0.0.1")
+    for _ in range(10):
+        await rig.cycle(RELIST, slow)
+    assert len(waiting("warming up")) == 1
+
+
+async def test_reloads_are_paced_while_it_storms_and_something_urgent_is_not(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controlling, "BURST", 2)
+    monkeypatch.setattr(controlling, "WINDOW", 0.7)
+    rig.build()
+    rig.runs = True
+    running = asyncio.create_task(rig.controller.run())
+    began = time.monotonic()
+
+    async def served_after(name: str) -> float:
+        rig.engine.put(site(name))
+        rig.wakes.post(Wake((f"start {name}",), relist=True))
+        await rig.until(lambda: f"server_name {name}.example;" in rig.served())
+        return time.monotonic() - began
+
+    assert await served_after("one") < 0.5
+    assert await served_after("two") < 0.5
+    rig.inventory.note(EngineEvent("die", "id-one", 0, 0.0, site("one").labels))
+    await rig.until(lambda: "return 503" in rig.served().partition("server_name one.example;")[2])
+    assert time.monotonic() - began < 0.6
+    assert await served_after("three") >= 0.7
+    running.cancel()
+
+
+async def test_what_is_urgent_is_in_the_very_next_cycle_when_it_ends_a_pause(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controlling, "BURST", 1)
+    rig.build()
+    await rig.live(WEB)
+    running = asyncio.create_task(rig.controller.run())
+    rig.reports.clear()
+    rig.wakes.post(Wake(("start api",)))
+    await asyncio.sleep(0.02)
+    rig.inventory.note(EngineEvent("die", WEB.id, 0, 0.0, WEB.labels))
+    await rig.until(lambda: rig.reports)
+    assert rig.reports[0].reasons == ("start api", "die id-web")
+    assert rig.reports[0].result == "live"
+    running.cancel()
+
+
+async def test_files_that_no_generation_needs_are_collected(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controlling, "KEEP_GENERATIONS", 2)
+    rig.build()
+    for number in range(6):
+        await rig.live(site("web", address=f"10.0.0.{number + 1}"))
+    await rig.cycle()
+    mains = sorted(path.stem for path in (rig.conf / "mains").iterdir())
+    assert len(mains) == 2
+    assert rig.reference.current() in mains
+    assert "server 10.0.0.6:80" in rig.served()
