@@ -23,7 +23,7 @@ WARM_FIRST = 0.003
 WARM_SHARE = 0.05
 WARM_MOST = 0.5
 """Seconds between the checks of a target that warms up: the first gap, the longest, and between them a share of the time that it
-has taken so far. So a slow start is noticed within a twentieth of itself."""
+has taken so far. So a slow start is noticed within a twentieth of itself; what has passed once is asked again at once."""
 GRID = 0.25
 AT_ONCE = 128
 """Checks under way at the same time."""
@@ -142,7 +142,7 @@ class _Watch:
             self._count(problem)
             check = self._probe.check
             if self.result.state == "warming":
-                taken = asyncio.get_running_loop().time() - began
+                taken = 0.0 if self._good else asyncio.get_running_loop().time() - began
                 await asyncio.sleep(min(max(WARM_FIRST, taken * WARM_SHARE), WARM_MOST, check.interval))
             else:
                 await asyncio.sleep(_until_next(check.interval, asyncio.get_running_loop().time()))

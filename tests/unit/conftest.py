@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from proxyctl.publish import reload
+from tests.unit.asked import Server, Watching
 from tests.unit.controlled import Rig
 
 settings.register_profile("unit", deadline=None, database=None, print_blob=True)
@@ -26,3 +28,22 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         yield rig
         for controller in rig.controllers:
             await controller.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    listening = await asyncio.start_server(server.answer, "127.0.0.1", 0)
+    server.port = int(listening.sockets[0].getsockname()[1])
+    yield server
+    listening.close()
+    await listening.wait_closed()
+
+
+@pytest.fixture
+async def watching() -> AsyncIterator[Watching]:
+    watching = Watching()
+    yield watching
+    await watching.prober.close()
+    await asyncio.sleep(0)
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("probe")]

@@ -29,13 +29,14 @@ LISTED: dict[str, Any] = {
     "Status": "Up 3 seconds (healthy)",
     "Labels": {"proxyctl.host": "a.example"},
     "Ports": [
+        {"PrivatePort": 82, "Type": "tcp"},
         {"PrivatePort": 81, "Type": "tcp"},
         {"PrivatePort": 80, "PublicPort": 8080, "IP": "0.0.0.0", "Type": "tcp"},
         {"PrivatePort": 80, "PublicPort": 8080, "IP": "::", "Type": "tcp"},
         {"PrivatePort": 53, "PublicPort": 53, "IP": "0.0.0.0", "Type": "udp"},
     ],
     "HostConfig": {"NetworkMode": "front"},
-    "NetworkSettings": {"Networks": {"front": ENDPOINT, "back": None}},
+    "NetworkSettings": {"Networks": {"front": ENDPOINT, "back": None, "aside": ENDPOINT}},
 }
 INSPECTED: dict[str, Any] = {
     "Id": "c1",
@@ -45,14 +46,14 @@ INSPECTED: dict[str, Any] = {
     "Config": {
         "Image": "app:1",
         "Labels": {"proxyctl.host": "a.example"},
-        "ExposedPorts": {"80/tcp": {}, "81/tcp": {}, "53/udp": {}},
+        "ExposedPorts": {"80/tcp": {}, "82/tcp": {}, "53/udp": {}},
         "Healthcheck": {"Test": ["CMD", "true"]},
         "StopSignal": "SIGQUIT",
         "StopTimeout": 30,
     },
     "HostConfig": {"NetworkMode": "front"},
     "NetworkSettings": {
-        "Networks": {"front": ENDPOINT, "back": None},
+        "Networks": {"front": ENDPOINT, "back": None, "aside": ENDPOINT},
         "Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}], "81/tcp": None},
     },
 }
@@ -63,7 +64,9 @@ def test_list_and_inspect_say_the_same_of_the_same_container() -> None:
     for name in ("id", "name", "image", "created_unix", "state", "health", "labels", "endpoints", "network_mode", "exposed"):
         assert getattr(listed, name) == getattr(inspected, name), name
     assert listed.published == inspected.published == (PublishedPort(80, "0.0.0.0", 8080), PublishedPort(80, "::", 8080))
-    assert listed.endpoints == (Endpoint("front", "net-1", "end-1", "172.18.0.2", "fd00::2", "172.18.0.1"),)
+    where = ("net-1", "end-1", "172.18.0.2", "fd00::2", "172.18.0.1")
+    assert listed.endpoints == (Endpoint("aside", *where), Endpoint("front", *where))
+    assert listed.exposed == (80, 81, 82)
     assert listed.has_healthcheck
     assert inspected.has_healthcheck
     assert (inspected.stop_signal, inspected.stop_timeout) == (3, 30.0)

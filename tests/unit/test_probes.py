@@ -1,112 +1,19 @@
-"""Whether targets are well: real sockets on 127.0.0.1, asked by the prober itself."""
+"""Whether targets are well: rise and fall, Docker's word, and who is watched."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxyctl.model import HealthType, Probe, ProbeResult, Target
 from proxyctl.observe import probes
 from proxyctl.observe.probes import Prober
 from tests.unit import make
-
-
-class Server:
-    """Answers each request with the next of `statuses`, the last one for ever; 0 means no answer, -1 nonsense."""
-
-    def __init__(self) -> None:
-        self.port = 0
-        self.statuses = [200]
-        self.heads: list[str] = []
-        self.at: list[float] = []
-        self.connections = 0
-        self.open = self.most = 0
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self.open += 1
-        self.most = max(self.most, self.open)
-        while head := await reader.read(65536):
-            self.heads.append(head.decode("latin-1"))
-            self.at.append(time.monotonic())
-            status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
-            if status:
-                location = "Location: /elsewhere\r\n" if 300 <= status < 400 else ""
-                text = f"HTTP/1.1 {status} x\r\n{location}Content-Length: 0\r\n\r\n" if status > 0 else "\x00nonsense\r\n\r\n"
-                writer.write(text.encode())
-        self.open -= 1
-        writer.close()
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    server = Server()
-    listening = await asyncio.start_server(server.answer, "127.0.0.1", 0)
-    server.port = int(listening.sockets[0].getsockname()[1])
-    yield server
-    listening.close()
-    await listening.wait_closed()
-
-
-class Watching:
-    """A prober and all that it tells."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
-        self.since: list[float] = []
-        self.prober = Prober(self._changed)
-
-    def _changed(self, probe: Probe, result: ProbeResult, since: float) -> None:
-        self.told.append((result.state, result.reason))
-        self.since.append(since)
-        assert probe.route == "default"
-
-    @property
-    def result(self) -> ProbeResult:
-        (result,) = self.prober.standing.values()
-        return result
-
-    async def until(self, true: Callable[[], object], within: float = 5.0) -> None:
-        end = time.monotonic() + within
-        while not true():
-            assert time.monotonic() < end, (self.told, self.result)
-            await asyncio.sleep(0.001)
-
-    async def state(self, state: str) -> None:
-        await self.until(lambda: self.result.state == state)
-
-
-@pytest.fixture
-async def watching() -> AsyncIterator[Watching]:
-    watching = Watching()
-    yield watching
-    await watching.prober.close()
-    await asyncio.sleep(0)
-    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("probe")]
-
-
-def http(server: Server, **more: Any) -> Probe:
-    return make.probe(server.port, "http", **({"rise": 1, "fall": 1, "interval": 0.02} | more))
-
-
-def tcp(server: Server, **more: Any) -> Probe:
-    return make.probe(server.port, "tcp", **({"rise": 1, "fall": 1, "interval": 0.02} | more))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
+from tests.unit.asked import Server, Watching, http, tcp
 
 # ---------------------------------------------------------------- rise and fall
 
@@ -182,92 +89,6 @@ async def test_a_change_has_its_own_time_and_a_new_reason_has_not(server: Server
     server.statuses = [200]
     await watching.state("healthy")
     assert watching.result.since_unix > first
-
-
-# ---------------------------------------------------------------- one check
-
-
-@pytest.mark.parametrize(
-    ("answered", "passes"),
-    [(200, True), (204, True), (399, True), (400, False), (503, False), (301, True)],
-)
-async def test_http_passes_on_200_to_399_and_follows_no_redirect(
-    answered: int, passes: bool, server: Server, watching: Watching
-) -> None:
-    server.statuses = [answered]
-    said = await watching.prober.check(http(server))
-    assert said == ("" if passes else f"/ answered {answered}")
-    assert len(server.heads) == 1
-
-
-async def test_http_passes_on_the_statuses_that_the_label_names(server: Server, watching: Watching) -> None:
-    server.statuses = [401, 200]
-    probe = http(server, status=((401, 401), (500, 599)))
-    assert await watching.prober.check(probe) == ""
-    assert await watching.prober.check(probe) == "/ answered 200"
-
-
-async def test_http_asks_for_the_path_under_the_host_of_the_route(server: Server, watching: Watching) -> None:
-    await watching.prober.check(http(server, path="/up?deep=1", host="h.example"))
-    (head,) = server.heads
-    assert head.startswith("GET /up?deep=1 HTTP/1.1\r\n")
-    assert "\r\nHost: h.example\r\n" in head
-    assert "\r\nUser-Agent: proxyctl-health\r\n" in head
-
-
-async def test_every_check_is_a_connection_of_its_own(server: Server, watching: Watching) -> None:
-    for _ in range(3):
-        await watching.prober.check(http(server))
-    assert server.connections == 3
-
-
-async def test_an_https_target_is_spoken_to_in_tls(server: Server, watching: Watching) -> None:
-    assert await watching.prober.check(http(server, scheme="https")) != ""
-    assert server.heads[0].startswith("\x16\x03")
-
-
-@pytest.mark.parametrize("kind", ["http", "tcp"])
-async def test_nobody_listening_is_said_so(kind: HealthType, watching: Watching) -> None:
-    assert await watching.prober.check(make.probe(free_port(), kind)) == "connection refused"
-
-
-async def test_a_target_that_does_not_answer_in_time_is_said_so(server: Server, watching: Watching) -> None:
-    server.statuses = [0]
-    began = time.monotonic()
-    assert await watching.prober.check(http(server, timeout=0.05)) == "no answer within 0.05 s"
-    assert time.monotonic() - began < 1
-
-
-async def test_nonsense_is_a_failed_check_and_not_the_end_of_checking(server: Server, watching: Watching) -> None:
-    server.statuses = [-1, -1, 200]
-    watching.prober.watch([http(server)])
-    await watching.state("healthy")
-
-
-async def test_tcp_asks_for_a_connection_and_sends_nothing(server: Server, watching: Watching) -> None:
-    assert await watching.prober.check(tcp(server)) == ""
-    await asyncio.sleep(0.01)
-    assert (server.connections, server.heads) == (1, [])
-
-
-@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
-@pytest.mark.parametrize("kind", ["http", "tcp"])
-async def test_an_ipv6_target_is_reached(kind: HealthType, watching: Watching) -> None:
-    server = Server()
-    listening = await asyncio.start_server(server.answer, "::1", 0)
-    port = int(listening.sockets[0].getsockname()[1])
-    probe = replace(make.probe(port, kind), target=Target("id-web", "endpoint", "::1", port))
-    assert await watching.prober.check(probe) == ""
-    listening.close()
-    await listening.wait_closed()
-
-
-@pytest.mark.parametrize(
-    "path", ["/%", "/[", "/\\", "/a/../b", "//x//y", "/?a=b&c=%zz", '/"<>|^`{}', "/a;b,c", "/%2F%41", "/:@!$&'()*+"]
-)
-async def test_the_path_is_sent_as_it_is_written(path: str, server: Server, watching: Watching) -> None:
-    assert await watching.prober.check(http(server, path=path)) == ""
-    assert server.heads[0].startswith(f"GET {path} HTTP/1.1\r\n")
 
 
 # ---------------------------------------------------------------- Docker's word

@@ -1,0 +1,26 @@
+"""One container with labels, and what is read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from proxyctl.model import Rejection, RouteSpec
+from proxyctl.plan import labels
+from tests.unit import make
+
+
+def parse(said: Mapping[str, str], /, **container: object) -> labels.Parsed:
+    return labels.parse(make.container("web-1", said, **container), make.defaults())  # type: ignore[arg-type]
+
+
+def only_route(said: Mapping[str, str], /, **container: object) -> RouteSpec:
+    found = parse(said, **container)
+    assert found.rejections == ()
+    assert found.spec is not None
+    (route,) = found.spec.routes
+    return route
+
+
+def only_rejection(said: Mapping[str, str], /, **container: object) -> Rejection:
+    (rejection,) = parse(said, **container).rejections
+    return rejection
