@@ -92,8 +92,8 @@ class Traefik:
         self._log.close()
 
 
-class Traffic:
-    """Notes when a container of anybody's comes or goes (Unix time), and the start of each."""
+class Bustle:
+    """When a container of anybody's came or went (Unix time), and the start of each of ours."""
 
     def __init__(self, rig: Rig) -> None:
         self._run = rig.run
@@ -135,7 +135,7 @@ class _Bench:
         self._rig = rig
         self._controller = controller
         self._traefik = traefik
-        self._traffic = Traffic(rig)
+        self._bustle = Bustle(rig)
         self._number = 0
 
     def measure(self, rounds: int) -> Findings:
@@ -149,17 +149,17 @@ class _Bench:
                     booting[way] += self._measure(way, findings, boot=BOOTS[number // 2 % len(BOOTS)])
                 if number % GROUP == 0:
                     grouped[way] += self._measure(way, findings, count=GROUP)
-        self._traffic.close()
+        self._bustle.close()
         return findings
 
     def _measure(self, way: str, findings: Findings, *, count: int = 1, boot: float = 0.0) -> list[Sample]:
         own, traefik = (self._controller.port, self._controller.pid), (self._traefik.port, self._traefik.pid)
         (port, _), (_, rival) = (own, traefik) if way == OWN else (traefik, own)
         with _stopped(rival):
-            self._traffic.wait_quiet()
+            self._bustle.wait_quiet()
             began = time.time()
             samples = self._start(way, port, count, boot)
-            findings.disturbed += self._traffic.foreign > began - QUIET
+            findings.disturbed += self._bustle.foreign > began - QUIET
         return samples
 
     def _start(self, way: str, port: int, count: int, boot: float) -> list[Sample]:
@@ -178,7 +178,7 @@ class _Bench:
                     started.result()
                 boxes.append(box)
             answered = [answer.result() - boot for answer in answers]
-        starts = self._traffic.starts
+        starts = self._bustle.starts
         until(lambda: all(box.id in starts for box in boxes), 5, "the start events")
         samples = [Sample(at - call, at - starts[box.id]) for at, call, box in zip(answered, calls, boxes, strict=True)]
         for box in boxes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,7 @@ class Nginx:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
         self.running = ""
         self.deaf = 0
@@ -203,6 +204,13 @@ class Nginx:
         self.log.append((time.time(), line + "\n"))
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        with suppress(OSError, EOFError):
+            await self._tell(reader, writer)
+        writer.close()
+        self._writers.discard(writer)
+
+    async def _tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         self._asked += 1
         digest = self._old if self._old and self._asked % 2 else self.running
@@ -211,7 +219,6 @@ class Nginx:
         status = "200 OK" if found else "404 Not Found"
         writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
         await writer.drain()
-        writer.close()
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -224,6 +231,9 @@ class Nginx:
             await server.wait_closed()
             for task in self._tasks:
                 task.cancel()
+            for writer in self._writers:
+                writer.transport.abort()
+            await asyncio.sleep(0.01)
 
 
 def spec(directory: Path, *, create: bool = True, pull: bool = True) -> NginxSpec:

@@ -19,9 +19,10 @@ settings.load_profile("unit")
 
 @pytest.fixture
 async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    for name, seconds in {"RETIRE_AFTER": 0.01, "LOG_AFTER": 0.04, "SIGNAL_AGAIN": 0.1, "GIVE_UP": 0.25}.items():
+    for name, seconds in {"RETIRE_AFTER": 0.01, "LOG_AFTER": 0.1, "SIGNAL_AGAIN": 0.5, "GIVE_UP": 1.0}.items():
         monkeypatch.setattr(reload, name, seconds)
     rig = Rig(tmp_path)
+    rig.nginx.parses, rig.nginx.retires = 0.001, 0.002
     async with rig.nginx.listening():
         await rig.live()
         rig.reports.clear()

@@ -190,7 +190,7 @@ async def test_a_place_that_warms_up_has_one_timer_however_many_events_come(rig:
 
 async def test_reloads_are_paced_while_it_storms_and_something_urgent_is_not(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controlling, "BURST", 2)
-    monkeypatch.setattr(controlling, "WINDOW", 0.7)
+    monkeypatch.setattr(controlling, "WINDOW", 3.0)
     rig.build()
     rig.runs = True
     running = asyncio.create_task(rig.controller.run())
@@ -202,13 +202,14 @@ async def test_reloads_are_paced_while_it_storms_and_something_urgent_is_not(rig
         await rig.until(lambda: f"server_name {name}.example;" in rig.served())
         return time.monotonic() - began
 
-    assert await served_after("one") < 0.5
-    assert await served_after("two") < 0.5
+    assert await served_after("one") < 2.5
+    assert await served_after("two") < 2.5
     rig.inventory.note(EngineEvent("die", "id-one", 0, 0.0, site("one").labels))
     await rig.until(lambda: "return 503" in rig.served().partition("server_name one.example;")[2])
-    assert time.monotonic() - began < 0.6
-    assert await served_after("three") >= 0.7
+    assert time.monotonic() - began < 2.9
+    assert await served_after("three") >= 3.0
     running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_what_is_urgent_is_in_the_very_next_cycle_when_it_ends_a_pause(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,6 +225,7 @@ async def test_what_is_urgent_is_in_the_very_next_cycle_when_it_ends_a_pause(rig
     assert rig.reports[0].reasons == ("start api", "die id-web")
     assert rig.reports[0].result == "live"
     running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_files_that_no_generation_needs_are_collected(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

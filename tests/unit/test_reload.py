@@ -21,7 +21,7 @@ PUBLISHED = Published(NEW, OLD)
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"RETIRE_AFTER": 0.01, "LOG_AFTER": 0.04, "SIGNAL_AGAIN": 0.06, "GIVE_UP": 0.4, "SETTLE": 0.2}.items():
+    for name, seconds in {"RETIRE_AFTER": 0.01, "LOG_AFTER": 0.1, "SIGNAL_AGAIN": 0.4, "GIVE_UP": 2.0, "SETTLE": 0.2}.items():
         monkeypatch.setattr(reload, name, seconds)
 
 
@@ -111,10 +111,10 @@ async def test_a_signal_that_nginx_does_not_hear_is_sent_again(engine: bench.Eng
 async def test_an_nginx_that_never_answers_with_the_new_digest_is_not_live(engine: bench.Engine) -> None:
     engine.nginx.deaf = 1000
     began = time.monotonic()
-    with pytest.raises(NotProved, match=r"did not answer with the new configuration within 0\.4 s") as caught:
+    with pytest.raises(NotProved, match=r"did not answer with the new configuration within 2 s") as caught:
         await reloaded(engine)
     assert not caught.value.refused
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 async def test_what_nginx_writes_when_it_refuses_is_the_reason_at_once(engine: bench.Engine) -> None:
@@ -124,18 +124,18 @@ async def test_what_nginx_writes_when_it_refuses_is_the_reason_at_once(engine: b
         await reloaded(engine)
     assert caught.value.reason.endswith("[emerg] 10#10: bind() to 0.0.0.0:80 failed (98: Address already in use)")
     assert caught.value.refused
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 2.0
 
 
 async def test_an_old_line_of_the_log_is_not_a_refusal_of_today(engine: bench.Engine) -> None:
     engine.nginx.log.append((time.time() - 60, "[emerg] of yesterday\n"))
-    engine.nginx.parses = 0.1
+    engine.nginx.parses = 0.3
     live, _ = await reloaded(engine)
     assert live.digest == NEW
 
 
 async def test_other_lines_of_the_log_are_not_refusals(engine: bench.Engine) -> None:
-    engine.nginx.parses = 0.1
+    engine.nginx.parses = 0.3
     reloading = asyncio.create_task(reloaded(engine))
     await asyncio.sleep(0.02)
     engine.nginx.write("[warn] conflicting server name")
