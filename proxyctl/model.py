@@ -16,6 +16,8 @@ DockerHealth = Literal["none", "starting", "healthy", "unhealthy"]
 TargetState = Literal["warming", "healthy", "unhealthy", "stopping", "down"]
 """warming: never passed its checks; stopping: told to stop and still alive; down: not running, or without an address."""
 
+ProbeState = Literal["warming", "healthy", "unhealthy"]
+
 RejectionReason = Literal[
     "unknown-label",
     "bad-value",
@@ -200,7 +202,7 @@ class Probe:
 class ProbeResult:
     """The standing of one target after its latest checks."""
 
-    state: Literal["warming", "healthy", "unhealthy"]
+    state: ProbeState
     reason: str
     """Why the last check failed; empty after a success."""
     since_unix: float

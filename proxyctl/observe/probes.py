@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 import aiohttp
 from yarl import URL
 
-from proxyctl.model import Probe, ProbeKey, ProbeResult
+from proxyctl.model import Probe, ProbeKey, ProbeResult, ProbeState
 
 WARM_FIRST = 0.003
 WARM_SHARE = 0.05
@@ -122,14 +122,14 @@ class _Watch:
         elif health == "unhealthy":
             self._settle("unhealthy", "Docker's HEALTHCHECK fails")
 
-    def _settle(self, state: str, reason: str) -> None:
+    def _settle(self, state: ProbeState, reason: str) -> None:
         if state == "unhealthy" and self.result.state == "warming":
             state = "warming"
         if (state, reason) == (self.result.state, self.result.reason):
             return
         before = self.result.state
         now = time.time() if state != before else self.result.since_unix
-        self.result = ProbeResult(state, reason, now)  # type: ignore[arg-type]
+        self.result = ProbeResult(state, reason, now)
         if state != before:
             self._prober.tell(self._probe, self.result, self._born if before == "warming" else time.monotonic())
 
