@@ -234,7 +234,7 @@ def _figures(findings: Findings) -> Figures:
             key = f"{way} {what} ms".lower().replace(",", "").replace(" ", "_")
             values[key] = round(median(found[way]) * 1000, 1)
     for way in (CHECKED, UNCHECKED):
-        ratios = [f"{median(found[way]) / median(found[OWN]):.1f} x" for found in situations.values()]
+        ratios = [_ratio(median(found[way]), median(found[OWN])) for found in situations.values()]
         rows.append((f"{way} / {OWN}", *ratios, ""))
     own = median(situations["alone"][OWN])
     missed = [f"alone {milliseconds(own)}, wanted {milliseconds(TARGET_MEDIAN)}"] if own > TARGET_MEDIAN else []
@@ -254,3 +254,8 @@ def _figures(findings: Findings) -> Figures:
         values=values,
         missed=missed,
     )
+
+
+def _ratio(rival: float, own: float) -> str:
+    """Nothing for a rival that routes what does not listen yet (and answers 502 until it does): it is not late at all."""
+    return f"{rival / own:.1f} x" if rival > 0.002 else ""
