@@ -9,15 +9,21 @@ from __future__ import annotations
 import math
 import re
 
-MAX_NAME = 253
+MAX_HOST = 253
 """Longest host name in characters (RFC 1035, section 2.3.4, without the root's dot)."""
+MAX_HOST_LABEL = 63
+MAX_NAME = 128
+MAX_PATH = 200
+MAX_REQUEST_TARGET = 1024
+MAX_RANGES = 32
+"""Of status codes."""
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)", re.ASCII)
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_HOST_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
+_HOST_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?", re.ASCII)
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~+@:=-]+)*/?", re.ASCII)
-_REQUEST_TARGET = re.compile(r"/[!-\"$-~]{0,1023}", re.ASCII)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
+_REQUEST_TARGET = re.compile(r"/[!-\"$-~]*", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 _TRUE, _FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
 
 
@@ -30,10 +36,20 @@ class BadValue(ValueError):  # noqa: N818 - reads as what it says at every raise
         self.hint = hint
 
 
+class OverLimit(BadValue):
+    """Right, or not even looked at, and too much."""
+
+
 def shown(text: str) -> str:
     """Foreign text as it may be put into a message: quoted, printable, short."""
     cut = text if len(text) <= 80 else text[:77] + "..."
     return ascii(cut)
+
+
+def within(text: str, most: int, what: str = "characters") -> None:
+    """Raises OverLimit when the text has more than `most` characters."""
+    if len(text) > most:
+        raise OverLimit(f"{shown(text)} has {len(text)} {what}", f"{most} at the most")
 
 
 def boolean(text: str) -> bool:
@@ -73,9 +89,10 @@ def one_of(text: str, choices: tuple[str, ...]) -> str:
 def name(text: str) -> str:
     """A service or network name."""
     word = text.strip()
+    within(word, MAX_NAME)
     if _NAME.fullmatch(word):
         return word
-    raise BadValue(f"{shown(text)} is not a name", "write letters, digits, dots, hyphens and underscores, 128 at the most")
+    raise BadValue(f"{shown(text)} is not a name", "write letters, digits, dots, hyphens and underscores")
 
 
 def comma_list(text: str) -> tuple[str, ...]:
@@ -94,8 +111,10 @@ def host(text: str) -> str:
         raise BadValue(f"{shown(text)} has a port", "write the name alone: nginx answers on its published ports")
     if "*" in bare:
         raise BadValue(f"{shown(text)} has a * inside", "a wildcard stands for the first label only, as *.example.com")
+    within(bare, MAX_HOST)
     labels = bare.split(".")
-    if len(bare) > MAX_NAME or not all(_HOST_LABEL.fullmatch(label) for label in labels):
+    within(max(labels, key=len), MAX_HOST_LABEL, "characters between two dots")
+    if not all(_HOST_LABEL.fullmatch(label) for label in labels):
         raise BadValue(f"{shown(text)} is not a host name", "write a name like app.example.com or *.example.com")
     if labels[-1].isdigit():
         raise BadValue(f"{shown(text)} is an IP address", "write a name: requests are told apart by their Host header")
@@ -105,13 +124,16 @@ def host(text: str) -> str:
 def _punycode(bare: str) -> str:
     """The name to write instead, when there is one."""
     try:
-        return f": {host(bare.encode('idna').decode('ascii'))}" if len(bare) <= MAX_NAME else ""
+        return f": {host(bare.encode('idna').decode('ascii'))}" if len(bare) <= MAX_HOST else ""
     except ValueError:
         return ""
 
 
-def hosts(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(host(part) for part in comma_list(text)))
+def hosts(text: str, most: int) -> tuple[str, ...]:
+    parts = comma_list(text)
+    if len(parts) > most:
+        raise OverLimit(f"{len(parts)} host names", f"{most} at the most")
+    names = tuple(dict.fromkeys(map(host, parts)))
     if not names:
         raise BadValue("no host name", "write a name like app.example.com, or several with commas")
     return names
@@ -120,12 +142,13 @@ def hosts(text: str) -> tuple[str, ...]:
 def path(text: str) -> str:
     """A path prefix without its trailing slash; `/` stays `/`."""
     word = text.strip()
+    within(word, MAX_PATH)
     if not word.startswith("/"):
         right = len(word) < 80 and _PATH.fullmatch(f"/{word}")
         raise BadValue(f"{shown(text)} does not start with /", f"write /{word}" if right else "write a path like /git")
     trimmed = word.rstrip("/") or "/"
     segments = trimmed.split("/")[1:]
-    if len(word) > 200 or not _PATH.fullmatch(trimmed) or any(s in (".", "..") for s in segments):
+    if not _PATH.fullmatch(trimmed) or any(s in (".", "..") for s in segments):
         raise BadValue(
             f"{shown(text)} is not a path prefix", "write letters, digits and ._~+@:=- between slashes, as /git or /a/b"
         )
@@ -135,6 +158,7 @@ def path(text: str) -> str:
 def request_target(text: str) -> str:
     """A path with an optional query, for a health check."""
     word = text.strip()
+    within(word, MAX_REQUEST_TARGET)
     if _REQUEST_TARGET.fullmatch(word):
         return word
     raise BadValue(f"{shown(text)} is not a request path", "write a path like /healthz, without spaces")
@@ -143,7 +167,10 @@ def request_target(text: str) -> str:
 def status_ranges(text: str) -> tuple[tuple[int, int], ...]:
     """`200-299,404` -> ((200, 299), (404, 404))."""
     ranges = []
-    for part in comma_list(text):
+    parts = comma_list(text)
+    if len(parts) > MAX_RANGES:
+        raise OverLimit(f"{len(parts)} status codes and ranges", f"{MAX_RANGES} at the most")
+    for part in parts:
         match = re.fullmatch(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?", part, re.ASCII)
         if not match or int(match[1]) > int(match[2] or match[1]):
             raise BadValue(f"{shown(part)} is not a status code or a range of them", "write 200, or 200-399,404")

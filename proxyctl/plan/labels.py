@@ -10,23 +10,37 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
+from itertools import islice
 from typing import Any, cast
 
 from proxyctl import values
 from proxyctl.model import Container, HealthCheck, HealthType, Rejection, RejectionReason, RouteSpec, Scheme, ServiceSpec
-from proxyctl.values import BadValue
+from proxyctl.values import BadValue, OverLimit
 
 Parser = Callable[[str], Any]
 
 SCHEMES = ("http", "https", "grpc", "grpcs")
 HEALTH_TYPES = ("http", "tcp", "docker", "none")
+MAX_LABELS = 512
+"""With the prefix, in one container: as many as its routes can use."""
+MAX_KEY = 80
+"""Characters of a key that are looked at: more than any that is known has, and a key that is cut is none."""
+MAX_VALUE = 16_384
+"""Characters of one value: as many as its hosts can use."""
 MAX_ROUTES = 32
 MAX_HOSTS = 64
+MAX_PLACES = 256
+"""Hosts of all routes of one container, together."""
+MAX_MISTAKES = 32
+"""That are looked for in one container: what it costs everybody, and what its owner reads, has an end."""
+OWN_DOMAIN = "proxyctl.invalid"
+"""Names under it are nginx's own: the answer while a host boots, and the sample that is in every draft."""
 DEFAULT_ROUTE = "default"
 """What the route of the plain labels is called."""
 
 ROUTE_KEYS: Mapping[str, Parser] = {
-    "host": values.hosts,
+    "host": lambda text: values.hosts(text, MAX_HOSTS),
     "path": values.path,
     "strip-path": values.boolean,
 }
@@ -78,14 +92,17 @@ class Parsed:
 
 def parse(container: Container, defaults: Defaults) -> Parsed:
     """The container's routes that can be served and a Rejection for each that cannot; neither when it asks for nothing."""
-    mine = {
-        key.removeprefix(defaults.prefix + "."): value
-        for key, value in container.labels.items()
-        if key.startswith(defaults.prefix + ".")
-    }
+    prefix = defaults.prefix + "."
+    start, end = len(prefix), len(prefix) + MAX_KEY
+    found = ((key[start:end], value) for key, value in container.labels.items() if key.startswith(prefix))
+    mine = dict(islice(found, MAX_LABELS + 1))
     if not mine or "nginx" in mine or "nginx.settings" in mine:
         return Parsed(None, ())
     reader = _Reader(container, defaults)
+    if len(mine) > MAX_LABELS:
+        hint = f"{MAX_LABELS} at the most: give the routes to several containers"
+        reader.reject(_PLAIN, "limit", "*", f"more than {MAX_LABELS} labels in one container", hint)
+        return Parsed(None, tuple(reader.rejections))
     groups = reader.group(mine)
     if groups.get(_PLAIN, {}).get("enable") is False:
         return Parsed(None, ())
@@ -100,7 +117,7 @@ def parse(container: Container, defaults: Defaults) -> Parsed:
     for name in names[:MAX_ROUTES]:
         inherited = {key: value for key, value in plain.items() if key in TARGET_KEYS}
         route = reader.route(name, service, inherited | groups.get(name, plain))
-        if route:
+        if route and reader.takes_places(name, route):
             routes.append(route)
     if len(names) > MAX_ROUTES:
         reader.reject(_PLAIN, "limit", "routes", f"{len(names)} routes in one container", f"{MAX_ROUTES} are served")
@@ -117,6 +134,12 @@ def _default_service(container: Container) -> str:
         return container.id[:12]
 
 
+@lru_cache(maxsize=1024)
+def _nearest(key: str, known: tuple[str, ...]) -> str:
+    """Remembered, because the labels of every container are read in every cycle."""
+    return next(iter(get_close_matches(key, [*known, "routes.NAME.host"], n=1, cutoff=0.5)), "")
+
+
 class _Reader:
     """Reads one container's labels and collects what is wrong with them."""
 
@@ -125,6 +148,8 @@ class _Reader:
         self.defaults = defaults
         self.rejections: list[Rejection] = []
         self.refused: set[str] = set()
+        self.taken: dict[tuple[str, str], str] = {}
+        """By host and path: the route that serves it."""
 
     @property
     def refused_all(self) -> bool:
@@ -142,6 +167,10 @@ class _Reader:
         """Parsed values by route name; the empty name is the plain one."""
         groups: dict[str, dict[str, Any]] = {}
         for full, text in sorted(mine.items()):
+            if len(self.rejections) == MAX_MISTAKES:
+                hint = "correct the others first; no route of the container is served until then"
+                self.reject(_PLAIN, "limit", "*", f"more than {MAX_MISTAKES} mistakes in the labels of one container", hint)
+                break
             route, key = _PLAIN, full
             if full.startswith("routes."):
                 route, _, key = full.removeprefix("routes.").partition(".")
@@ -154,9 +183,10 @@ class _Reader:
             if parser is None:
                 continue
             try:
+                values.within(text, MAX_VALUE)
                 groups[route][key] = parser(text)
             except BadValue as bad:
-                self.reject(route, "bad-value", key, bad.problem, bad.hint)
+                self.reject(route, "limit" if isinstance(bad, OverLimit) else "bad-value", key, bad.problem, bad.hint)
         return groups
 
     def _parser(self, route: str, key: str) -> Parser | None:
@@ -172,14 +202,30 @@ class _Reader:
                 route, "unsupported", key, "is not in this release", "remove the label: its containers are served as replicas"
             )
         else:
-            near = get_close_matches(key, [*known, "routes.NAME.host"], n=1, cutoff=0.5)
+            near = _nearest(key, tuple(known))
             hint = (
-                f"did you mean {self.defaults.prefix}.{f'routes.{route}.' if route else ''}{near[0]}?"
+                f"did you mean {self.defaults.prefix}.{f'routes.{route}.' if route else ''}{near}?"
                 if near
                 else "see docs/labels.md"
             )
             self.reject(route, "unknown-label", values.shown(key)[1:-1], "is not a label that proxyctl knows", hint)
         return None
+
+    def takes_places(self, name: str, route: RouteSpec) -> bool:
+        """One container serves a place by one route: a second one is a slip of the pen, or its path was forgotten."""
+        shared = next((host for host in route.hosts if (host, route.path) in self.taken), None)
+        if shared:
+            place = shared if route.path == "/" else shared + route.path
+            other = self.taken[shared, route.path]
+            hint = "choose another host or path, or remove one of the two routes"
+            self.reject(name, "conflict", "host", f"the route {other} of this container serves {place} already", hint)
+        elif len(self.taken) + len(route.hosts) > MAX_PLACES:
+            hint = f"{MAX_PLACES} at the most: give the routes to several containers"
+            self.reject(name, "limit", "host", f"more than {MAX_PLACES} hosts in the routes of one container", hint)
+        else:
+            self.taken.update(dict.fromkeys(((host, route.path) for host in route.hosts), route.name))
+            return True
+        return False
 
     def route(self, name: str, service: str, found: Mapping[str, Any]) -> RouteSpec | None:
         hosts = self._hosts(name, service, found)
@@ -207,7 +253,7 @@ class _Reader:
         hosts: tuple[str, ...] = found.get("host", ())
         if not hosts and self.defaults.default_host:
             try:
-                return (values.host(self.defaults.default_host.replace("{service}", service)),)
+                hosts = (values.host(self.defaults.default_host.replace("{service}", service)),)
             except BadValue as bad:
                 self.reject(
                     name,
@@ -220,8 +266,8 @@ class _Reader:
         if not hosts:
             hint = f"set {self.defaults.prefix}.{f'routes.{name}.' if name else ''}host=NAME"
             self.reject(name, "no-host", "host", "no host name", hint)
-        if len(hosts) > MAX_HOSTS:
-            self.reject(name, "limit", "host", f"{len(hosts)} host names in one route", f"{MAX_HOSTS} at the most")
+        if any(f".{host}".endswith(f".{OWN_DOMAIN}") for host in hosts):
+            self.reject(name, "bad-value", "host", f"names under {OWN_DOMAIN} are proxyctl's own", "choose another name")
             return ()
         return hosts
 

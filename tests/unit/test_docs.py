@@ -16,7 +16,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxyctl import cli, config
+from proxyctl import cli, config, values
 from proxyctl.cli import BROKEN_PIPE, compose, options
 from proxyctl.model import CycleReport, CycleResult, RejectionReason, RouteTable, TargetState
 from proxyctl.plan import labels, vhosts
@@ -136,6 +136,11 @@ def test_labels_that_come_later_are_named_as_refused() -> None:
 def test_limits_of_labels_are_those_of_the_code() -> None:
     assert f"{labels.MAX_HOSTS} at the most" in section("docs/labels.md", "Route")
     assert f"{labels.MAX_ROUTES} routes at the most" in section("docs/labels.md", "More than one route")
+    assert [int(row[1]) for row in rows("docs/labels.md", "Limits")] == [
+        *(labels.MAX_LABELS, labels.MAX_VALUE, labels.MAX_ROUTES, labels.MAX_HOSTS, labels.MAX_PLACES),
+        *(values.MAX_HOST, values.MAX_HOST_LABEL, values.MAX_PATH, values.MAX_REQUEST_TARGET, values.MAX_NAME),
+        *(values.MAX_RANGES, labels.MAX_MISTAKES),
+    ]
 
 
 def test_rejections_are_worded_as_documented() -> None:

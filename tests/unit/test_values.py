@@ -15,6 +15,22 @@ from tests.unit import hostile
 Parser = Callable[[str], Any]
 
 
+def percent(text: str) -> int:
+    return values.integer(text, 0, 100)
+
+
+def scheme(text: str) -> str:
+    return values.one_of(text, ("http", "grpc"))
+
+
+def hosts(text: str) -> tuple[str, ...]:
+    return values.hosts(text, 3)
+
+
+def interval(text: str) -> float:
+    return values.duration(text, 0.1, 60)
+
+
 @pytest.mark.parametrize(
     ("parse", "text", "value"),
     [
@@ -33,7 +49,7 @@ Parser = Callable[[str], Any]
         pytest.param(values.host, "1and1.example", "1and1.example", id="a digit in front"),
         pytest.param(values.host, "x" * 63 + ".example", "x" * 63 + ".example", id="a label of 63"),
         pytest.param(values.host, "a." * 126 + "a", "a." * 126 + "a", id="a name of 253"),
-        pytest.param(values.hosts, "b.example,A.example , b.example", ("b.example", "a.example"), id="a list, each once"),
+        pytest.param(hosts, "b.example,A.example , b.example", ("b.example", "a.example"), id="a list, each once"),
         pytest.param(values.path, "/", "/", id="the root"),
         pytest.param(values.path, "/git/", "/git", id="the last slash is dropped"),
         pytest.param(values.path, "/a.b/~c@d:e=f+g", "/a.b/~c@d:e=f+g", id="a path with all its signs"),
@@ -45,18 +61,6 @@ Parser = Callable[[str], Any]
 )
 def test_a_good_value_is_read(parse: Parser, text: str, value: object) -> None:
     assert parse(text) == value
-
-
-def percent(text: str) -> int:
-    return values.integer(text, 0, 100)
-
-
-def scheme(text: str) -> str:
-    return values.one_of(text, ("http", "grpc"))
-
-
-def interval(text: str) -> float:
-    return values.duration(text, 0.1, 60)
 
 
 @pytest.mark.parametrize(("text", "value"), [("0", 0), ("100", 100), (" 007 ", 7)])
@@ -92,14 +96,16 @@ def test_a_duration_may_be_as_long_as_its_bounds() -> None:
         pytest.param(interval, "61s", "not from 100 ms to 60 s", "in between", id="too long"),
         pytest.param(scheme, "ftp", "not one of http, grpc", "write http or grpc", id="not one of them"),
         pytest.param(values.name, "-a", "is not a name", "letters, digits", id="a hyphen in front"),
-        pytest.param(values.name, "a" * 129, "is not a name", "128 at the most", id="a name too long"),
+        pytest.param(values.name, "a" * 129, "has 129 characters", "128 at the most", id="a name too long"),
         pytest.param(values.name, "../a", "is not a name", "letters", id="a way up"),
         pytest.param(values.host, "", "not a host name", "app.example.com", id="no host"),
         pytest.param(values.host, "a..b", "not a host name", "app.example.com", id="two dots"),
         pytest.param(values.host, "-a.example", "not a host name", "app.example.com", id="a label starts with a hyphen"),
         pytest.param(values.host, "a-.example", "not a host name", "app.example.com", id="a label ends with a hyphen"),
-        pytest.param(values.host, "x" * 64 + ".example", "not a host name", "app.example.com", id="a label of 64"),
-        pytest.param(values.host, "a." * 126 + "ab", "not a host name", "app.example.com", id="a name of 254"),
+        pytest.param(
+            values.host, "x" * 64 + ".example", "has 64 characters between two dots", "63 at the most", id="a label of 64"
+        ),
+        pytest.param(values.host, "a." * 126 + "ab", "has 254 characters", "253 at the most", id="a name of 254"),
         pytest.param(values.host, "a.example;", "not a host name", "app.example.com", id="a semicolon"),
         pytest.param(values.host, "a.example\nb", "not a host name", "app.example.com", id="a line break inside"),
         pytest.param(values.host, "$host", "not a host name", "app.example.com", id="a variable"),
@@ -114,8 +120,9 @@ def test_a_duration_may_be_as_long_as_its_bounds() -> None:
         pytest.param(values.host, "192.168.0.1", "is an IP address", "their Host header", id="an IP address"),
         pytest.param(values.host, "B\u00fccher.example", "not ASCII", "xn--bcher-kva.example", id="not ASCII"),
         pytest.param(values.host, "\u212aelvin.example", "not ASCII", "xn-- form", id="a sign whose lower case is ASCII"),
-        pytest.param(values.hosts, " , ", "no host name", "several with commas", id="a list of nothing"),
-        pytest.param(values.hosts, "a.example,b;", "'b;' is not a host name", "app.example.com", id="one bad name of two"),
+        pytest.param(hosts, " , ", "no host name", "several with commas", id="a list of nothing"),
+        pytest.param(hosts, "a.example,b;", "'b;' is not a host name", "app.example.com", id="one bad name of two"),
+        pytest.param(hosts, "a,b,c,d", "4 host names", "3 at the most", id="too many hosts"),
         pytest.param(values.path, "git", "does not start with /", "write /git", id="a path without its slash"),
         pytest.param(values.path, "caf\u00e9", "does not start with /", "write a path like /git", id="a hint is itself right"),
         pytest.param(values.path, "/a b", "not a path prefix", "between slashes", id="a space"),
@@ -124,14 +131,16 @@ def test_a_duration_may_be_as_long_as_its_bounds() -> None:
         pytest.param(values.path, "/.", "not a path prefix", "between slashes", id="a dot segment"),
         pytest.param(values.path, "/a%2e", "not a path prefix", "between slashes", id="an escape"),
         pytest.param(values.path, "/a{", "not a path prefix", "between slashes", id="a brace"),
-        pytest.param(values.path, "/" + "a" * 200, "not a path prefix", "between slashes", id="a path too long"),
+        pytest.param(values.path, "/" + "a" * 200, "has 201 characters", "200 at the most", id="a path too long"),
         pytest.param(values.request_target, "health", "not a request path", "like /healthz", id="no slash"),
+        pytest.param(values.request_target, "/" + "a" * 1024, "has 1025", "1024 at the most", id="a request too long"),
         pytest.param(values.request_target, "/a b", "not a request path", "without spaces", id="a space in a request"),
         pytest.param(values.request_target, "/a\r\nX: y", "not a request path", "without", id="a header in a request"),
         pytest.param(values.request_target, "/a#b", "not a request path", "without", id="a fragment"),
         pytest.param(values.status_ranges, "600", "not a status code", "200-399,404", id="no such status"),
         pytest.param(values.status_ranges, "300-200", "not a status code", "200-399,404", id="a range backwards"),
         pytest.param(values.status_ranges, "200-", "not a status code", "200-399,404", id="a range without an end"),
+        pytest.param(values.status_ranges, "200," * 33, "33 status codes", "32 at the most", id="too many statuses"),
         pytest.param(values.status_ranges, "", "no status code", "200-399,404", id="no status"),
     ],
 )
