@@ -2,6 +2,7 @@
  * The web server behind the proxy in tests and in the demo: one static binary, alone in its image, one thread a connection.
  *
  *   backend [--port 80]... [--name backend] [--boot-delay 300ms] [--on-term exit|drain:2s|ignore] [--idle 75s]
+ *           [--answer-for 198.18.0.0/15@DEVICE]     at every address of a prefix, too: see anyip.h
  *   backend --healthcheck /health [--port 80]        asks a running one on 127.0.0.1; exit status 0 or 1
  *
  *   /                      NAME; so does every path that is not below
@@ -22,6 +23,7 @@
  * (X-Backend-Target).
  */
 #define _GNU_SOURCE
+#include "anyip.h"
 #include "websocket.h"
 #include <errno.h>
 #include <getopt.h>
@@ -404,7 +406,8 @@ static int healthcheck(const char *path, int port)
 static void usage(const char *what)
 {
     fprintf(stderr, "backend: %s\nusage: backend [--port N]... [--name NAME] [--boot-delay 300ms] [--idle 75s]\n"
-                    "               [--on-term exit|drain:2s|ignore] | --healthcheck PATH [--port N]\n", what);
+                    "               [--on-term exit|drain:2s|ignore] [--answer-for PREFIX/LENGTH@DEVICE]\n"
+                    "               | --healthcheck PATH [--port N]\n", what);
     exit(2);
 }
 
@@ -436,7 +439,7 @@ int main(int argc, char **argv)
 {
     static const struct option names[] = {
         {"port", 1, NULL, 'p'}, {"name", 1, NULL, 'n'}, {"boot-delay", 1, NULL, 'b'},  {"on-term", 1, NULL, 't'},
-        {"idle", 1, NULL, 'i'}, {"healthcheck", 1, NULL, 'h'}, {0},
+        {"idle", 1, NULL, 'i'}, {"healthcheck", 1, NULL, 'h'}, {"answer-for", 1, NULL, 'a'}, {0},
     };
     const char *check = NULL;
     for (int option; (option = getopt_long(argc, argv, "", names, NULL)) != -1;)
@@ -451,6 +454,12 @@ int main(int argc, char **argv)
         case 't': options.on_term = on_term(optarg); break;
         case 'i': options.idle = duration(optarg); break;
         case 'h': check = optarg; break;
+        case 'a':
+            if (!answer_for(optarg)) {
+                perror("cannot answer for a prefix");
+                return 1;
+            }
+            break;
         default: usage("unknown option");
         }
     if (optind < argc)
