@@ -56,7 +56,7 @@ class Renderer:
         common = {
             "version": nginx.version,
             "ipv6": nginx.ipv6,
-            "host": "$host$is_request_port$request_port" if nginx.version >= (1, 29, 3) else "$http_host",
+            "host": "$host$is_request_port$request_port" if nginx.version >= (1, 29, 3) else "$host$proxyctl_port",
             "trusted_proxies": [_safe(cidr) for cidr in settings.trusted_proxies],
         }
         known = self._cache if self._common == common else {}

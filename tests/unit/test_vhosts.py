@@ -159,9 +159,9 @@ def test_the_token_is_not_the_server_that_strangers_get(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "names", "host"),
     [
-        ((1, 22, 1), set(), "$http_host"),
-        ((1, 25, 1), {"http2"}, "$http_host"),
-        ((1, 27, 4), {"http2", "keepalive_min_timeout"}, "$http_host"),
+        ((1, 22, 1), set(), "$host$proxyctl_port"),
+        ((1, 25, 1), {"http2"}, "$host$proxyctl_port"),
+        ((1, 27, 4), {"http2", "keepalive_min_timeout"}, "$host$proxyctl_port"),
         ((1, 31, 3), {"http2", "keepalive_min_timeout"}, "$host$is_request_port$request_port"),
     ],
     ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else "",
@@ -196,9 +196,9 @@ def test_a_trusted_proxy_is_believed_and_nobody_else(tmp_path: Path) -> None:
     assert geo.args == ("$realip_remote_addr", "$proxyctl_trusted")
     assert [(item.name, *item.args) for item in geo.block] == [("default", "0"), ("10.0.0.0/8", "1"), ("fd00::/8", "1")]
     maps = {item.args[1]: {(inner.name, *inner.args) for inner in item.block} for item in http.all("map")}
-    assert ("0", "$remote_addr") in maps["$proxyctl_forwarded_for"]
+    assert ("default", "$remote_addr") in maps["$proxyctl_forwarded_for"]
     assert ("default", "$scheme") in maps["$proxyctl_forwarded_proto"]
-    assert ("0", "") in maps["$proxyctl_forwarded_port"]
+    assert ("default", "") in maps["$proxyctl_forwarded_port"]
     assert ("default", "$host$is_request_port$request_port") in maps["$proxyctl_forwarded_host"]
 
 

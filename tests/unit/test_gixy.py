@@ -1,0 +1,102 @@
+"""gixy, a security linter of nginx configurations, finds nothing in what the templates can render."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from proxyctl.model import FileSet, RouteTable, Scheme
+from proxyctl.plan.vhosts import Renderer
+from tests.unit import make, nginx_tree
+from tests.unit.make import location, routed, table
+
+STRIPPED = "/stripped"
+DECODES = "proxy_pass_normalized"
+"""Found wherever a prefix is cut off, which is what strip-path says: nginx then passes on the path that it has decoded and
+normalised, and no other one, so a target sees nothing that its location was not chosen by. The other ways to cut are worse: the
+captures of `rewrite`, or an upstream in a variable, which halves the rate."""
+
+SCHEMES: tuple[Scheme, ...] = ("http", "https", "grpc", "grpcs")
+VERSIONS = ((1, 22, 1), (1, 25, 1), (1, 27, 4), (1, 29, 3), (1, 31, 3))
+"""Each has a branch in the templates."""
+PROXIES = ((), ("10.0.0.0/8", "fd00::/8", "192.0.2.1"))
+
+
+def every_branch() -> RouteTable:
+    one, two = routed(), routed("[fd00::5]:80", weight=7)
+    return table(
+        *((f"{scheme}.example", location(path, one)) for scheme in SCHEMES for path in ("/", "/git")),
+        *((f"{scheme}.two.example", location("/a.b/~c@d:e=f+g", one, two, scheme=scheme)) for scheme in SCHEMES),
+        *((f"*.{scheme}.example", location("/", one, scheme=scheme)) for scheme in SCHEMES),
+        *((f"{scheme}.dead.example", location(path, scheme=scheme)) for scheme in SCHEMES for path in ("/", "/git")),
+        *((f"{scheme}.strip.example", location(STRIPPED, one, scheme=scheme, strip=True)) for scheme in ("http", "https")),
+        ("dead.strip.example", location("/git", strip=True)),
+        ("root.strip.example", location("/", one, strip=True)),
+    )
+
+
+def findings(*files: Path) -> list[dict[str, str]]:
+    """Of any severity. Without nginx's version: its own CVEs are no matter of templates."""
+    command = [sys.executable, "-m", "gixy", "--format", "json", *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    assert done.stderr == ""
+    found: list[dict[str, str]] = json.loads(done.stdout or "[]")
+    assert bool(found) == (done.returncode == 1)
+    return found
+
+
+def linted(fileset: FileSet, directory: Path) -> set[tuple[str, str, str]]:
+    main = nginx_tree.write(fileset, directory)
+    return told(findings(main, directory / "drafts" / main.name))
+
+
+def told(found: list[dict[str, str]]) -> set[tuple[str, str, str]]:
+    return {(item["plugin"], item["summary"], item["config"]) for item in found if item["plugin"] != DECODES}
+
+
+def test_gixy_finds_nothing(tmp_path: Path) -> None:
+    files: list[Path] = []
+    for number, (version, proxies, (ipv6, wait)) in enumerate(product(VERSIONS, PROXIES, ((False, False), (True, True)))):
+        directory = tmp_path / str(number)
+        how = make.settings(trusted_proxies=proxies, wait_after_boot=wait)
+        main = nginx_tree.write(make.render(every_branch(), nginx_tree.view(directory, version, ipv6=ipv6), how), directory)
+        files += [main] * wait + [directory / "drafts" / main.name]
+    found = findings(*files)
+    assert told(found) == set()
+    assert {item["path"] for item in found} == {str(file) for file in files if file.parent.name == "drafts"}
+
+
+def test_what_is_overlooked_is_found_where_a_prefix_is_cut_off_and_nowhere_else(tmp_path: Path) -> None:
+    fileset = make.render(every_branch(), nginx_tree.view(tmp_path), make.settings(wait_after_boot=False))
+    tree = nginx_tree.parse(nginx_tree.write(fileset, tmp_path)).one("http")
+    places = [place for server in tree.all("server") for place in server.all("location")]
+    decoding = [place.args for place in places if any(d.args[0].endswith("/") for d in place.all("proxy_pass"))]
+    assert {args for args in decoding if args[0] != "="} == {(f"{STRIPPED}/",)}
+    (found,) = [item for item in findings(tmp_path / "mains" / f"{fileset.digest}.conf") if item["plugin"] == DECODES]
+    flagged = [line.split()[1] for line in found["config"].splitlines() if line.strip().startswith("location")]
+    assert flagged == [f"{STRIPPED}/"] * 2
+
+
+@pytest.mark.parametrize(
+    ("template", "old", "new", "plugin"),
+    [
+        ("nginx.conf.j2", "server_tokens off;", "server_tokens on;", "version_disclosure"),
+        ("nginx.conf.j2", "default $remote_addr;", "0 $remote_addr;", "hash_without_default"),
+        ("headers.j2", "Host {{ host }}", "Host $http_host", "host_spoofing"),
+        ("server.conf.j2", "Retry-After 2 always", 'Retry-After "2\n a" always', "add_header_multiline"),
+    ],
+)
+def test_gixy_would_find_it(template: str, old: str, new: str, plugin: str, tmp_path: Path) -> None:
+    """So it reads what is rendered, the files that are included, too."""
+    shipped = make.templates()
+    assert old in shipped[template]
+    spoiled = Renderer(shipped | {template: shipped[template].replace(old, new)})
+    how = make.settings(trusted_proxies=("10.0.0.0/8",), wait_after_boot=False)
+    fileset = make.render(every_branch(), nginx_tree.view(tmp_path), how, renderer=spoiled)
+    assert plugin in {item[0] for item in linted(fileset, tmp_path)}
