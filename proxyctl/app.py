@@ -29,6 +29,7 @@ from proxyctl.publish.nginx import NginxContainer, NginxSpec, bootstrap_view
 from proxyctl.publish.promote import Reference
 from proxyctl.publish.reload import Reloader
 from proxyctl.publish.test import Tester
+from proxyctl.publish.workers import workers as list_workers
 from proxyctl.serve import page, standing
 from proxyctl.serve.front import Front
 from proxyctl.serve.history import History
@@ -209,7 +210,7 @@ class App:
 
         async def workers() -> Sequence[NginxWorker]:
             nginx = controller.nginx
-            return await Reloader(self.engine, "").workers(nginx) if nginx else []
+            return await list_workers(self.engine, nginx) if nginx else []
 
         return Front(self.config, read, workers, lambda: read_page(self.config_file))
 

@@ -39,6 +39,7 @@ from proxyctl.publish.nginx import JoinResult, NginxContainer, NginxInstance, Ng
 from proxyctl.publish.promote import Published, Reference
 from proxyctl.publish.reload import Live, NotProved, Reloader
 from proxyctl.publish.test import Refused, Tested, Tester
+from proxyctl.retirement import Retirement
 from proxyctl.state import State, StateStore
 
 KEEP_GENERATIONS = 5
@@ -85,6 +86,7 @@ class _Course:
     error: str = ""
     changes: tuple[str, ...] = ()
     event_to_live: float | None = None
+    retired: tuple[str, ...] = ()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -101,6 +103,7 @@ class Controller:
         self.policy = policy
         self._offered: Policy | None = None
         self._acceptance = Acceptance(parts.drafts, parts.tester)
+        self._retirement = Retirement(state.generations, (target for target, _ in state.live_targets))
         self.state = state
         self._told = told
         self._number = 0
@@ -112,6 +115,8 @@ class Controller:
         self._unjoinable: Mapping[str, str] = {}
         self.nginx: NginxInstance | None = None
         self.live: Live | None = None
+        self._unretired: Live | None = None
+        """A new proof whose old workers are not accounted for yet."""
         self.plan: Plan | None = None
         self.published = RouteTable()
         """The table that is live."""
@@ -178,6 +183,7 @@ class Controller:
             stages=course.stages,
             event_to_live=course.event_to_live,
             reloads=self._parts.reloader.signals,
+            retired=course.retired,
         )
         self.beat = time.monotonic()
         self._told(report)
@@ -284,9 +290,9 @@ class Controller:
             return True
         if self._parts.reference.current() != fileset.digest:
             return False
-        adopted = await self._parts.reloader.adopt(fileset.digest, nginx)
+        adopted = await self._parts.reloader.adopt(fileset.digest, nginx, self.policy.nginx.workers)
         if adopted:
-            self.live = adopted
+            self.live = self._unretired = adopted
         return adopted is not None
 
     # ------------------------------------------------------------ publishing
@@ -307,11 +313,19 @@ class Controller:
                 await self._publish(course, tested, wanted, nginx)
         self.published = served.table
         self._acceptance.is_live(served, fileset)
+        self._retire(course)
         return fileset
+
+    def _retire(self, course: _Course) -> None:
+        if self._unretired:
+            self._retirement.proved(self._unretired, self.published)
+            self._unretired = None
+        course.retired = self._retirement.end(self._snapshot, self.published)
+        self._parts.inventory.watch_addresses(always=self._retirement.watchful)
 
     async def _publish(self, course: _Course, tested: Tested, wanted: Served, nginx: NginxInstance) -> None:
         with course.stage("promote"):
-            published = await self._parts.reference.promote(tested)
+            published = await self._parts.reference.promote(tested, self.state.live_digest)
         try:
             await self._reload(course, published, nginx)
         except NotProved as error:
@@ -325,7 +339,9 @@ class Controller:
     async def _reload(self, course: _Course, published: Published, nginx: NginxInstance) -> None:
         self._reloads.append(time.monotonic())
         with course.stage("prove"):
-            self.live = await self._parts.reloader.reload(published, nginx, self.live, self.policy.nginx.workers)
+            self.live = self._unretired = await self._parts.reloader.reload(
+                published, nginx, self.live, self.policy.nginx.workers
+            )
 
     async def _put_back(self, course: _Course, published: Published, nginx: NginxInstance, why: NotProved) -> None:
         """The last good configuration again, proved. Raises NotProved in any case: the wanted one is not live."""
@@ -385,6 +401,7 @@ class Controller:
             live_digest=fileset.digest,
             live_targets=serving,
             places=self._places(self.published),
+            generations=self._retirement.generations,
         )
         if state != self.state:
             self._parts.store.save(state)

@@ -328,6 +328,25 @@ class NginxWorker:
     shutting_down: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """A target that is not served any more, and the service that it was of; empty when that is not known."""
+
+    target: Target
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Old workers that began with the same configuration, and what they know that the current one does not."""
+
+    run: str
+    """Of nginx: another one has other workers."""
+    workers: frozenset[int]
+    """Pids on the host."""
+    freed: frozenset[Freed]
+
+
 # ---------------------------------------------------------------- what happened
 
 
@@ -375,3 +394,5 @@ class CycleReport:
     event_to_live: float | None
     """Seconds from the oldest event of the cycle to Live."""
     reloads: int
+    retired: tuple[str, ...] = ()
+    """Why old workers of nginx were ended, or could not be: a line for each address that is somebody else's now."""

@@ -19,7 +19,7 @@ from typing import IO
 import msgspec
 
 from proxyctl.files import sync_directory, write_whole
-from proxyctl.model import Owner, ProbeKey
+from proxyctl.model import Generation, Owner, ProbeKey
 
 SCHEMA = 1
 
@@ -36,6 +36,8 @@ class State:
     """Hosts with paths that were live then: a site that is known answers 503 while it warms up, a new one 404."""
     joined: frozenset[str] = frozenset()
     """Networks that proxyctl put nginx into, and takes it out of again."""
+    generations: tuple[Generation, ...] = ()
+    """Old workers of nginx that lived after the latest proof."""
 
 
 class _File(msgspec.Struct):

@@ -14,6 +14,7 @@ from proxyctl.app import App
 from proxyctl.cli.client import Refused, TimedOut, Unreachable, connect
 from proxyctl.config import Config
 from proxyctl.model import EngineRefused, EngineUnavailable
+from proxyctl.publish import workers
 from proxyctl.publish.nginx import NginxContainer, NginxInstance, NginxMissing
 from proxyctl.serve import listeners
 
@@ -113,13 +114,19 @@ def _version(name: str, nginx: NginxInstance) -> Finding:
 
 async def _processes(app: App, nginx: NginxInstance) -> Finding:
     try:
-        titles = [title for _, title in await app.engine.processes(nginx.id)]
+        found = await workers.workers(app.engine, nginx)
     except (EngineRefused, EngineUnavailable) as error:
         todo = "install procps on the Docker host: the engine runs its `ps`, and without it no reload can be proved"
         return Finding("fail", "docker top", str(error), todo)
-    workers = [title for title in titles if title.startswith("nginx: worker process")]
-    ending = sum("shutting down" in title for title in workers)
-    return Finding("ok", "docker top", f"{len(workers) - ending} workers serve, {ending} shut down")
+    ending = sum(worker.shutting_down for worker in found)
+    words = f"{len(found) - ending} workers serve, {ending} shut down"
+    if found and not workers.can_end(found[0].pid):
+        todo = (
+            "old workers that know an address which is somebody else's by now cannot be ended from here: run as root on the "
+            "host, or in a container with `pid: host` and `cap_add: [KILL]`"
+        )
+        return Finding("warn", "docker top", words, todo)
+    return Finding("ok", "docker top", words)
 
 
 # ---------------------------------------------------------------- the host

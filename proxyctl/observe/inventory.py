@@ -8,6 +8,7 @@ believed as they are.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,8 @@ from typing import Protocol
 from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Snapshot, Wake
 
 SIGKILL = 9
+REUSE_WITHIN = 10.0
+"""Seconds after a death in which the start of any container is looked at: it may have got the address."""
 
 
 class Engine(Protocol):
@@ -39,6 +42,8 @@ class Inventory:
         self._news: dict[str, int] = {}
         """Container id -> the clock at its latest event: what was asked before that is not believed any more."""
         self._readings: set[asyncio.Task[None]] = set()
+        self._addresses_matter = 0.0
+        """Until when (monotonic) it matters who gets an address, labelled or not."""
 
     # ------------------------------------------------------------ events
 
@@ -53,11 +58,18 @@ class Inventory:
             self._tick(container_id)
             self._known[container_id] = replace(container, state="exited")
             self._stopping.pop(container_id, None)
+            self._addresses_matter = max(self._addresses_matter, at + REUSE_WITHIN)
             self._post(Wake((reason,), urgent=True, at=at))
         elif event.action == "kill" and container_id in self._inspected:
             self._stop(container_id, event.signal, Wake((reason,), urgent=True, at=at))
         else:
+            if event.action == "disconnect":
+                self._addresses_matter = max(self._addresses_matter, at + REUSE_WITHIN)
             self._begin(event, Wake((reason,), urgent=event.action == "kill", at=at))
+
+    def watch_addresses(self, *, always: bool) -> None:
+        """`always`: a worker of nginx lives that knows an address which its container has left."""
+        self._addresses_matter = math.inf if always else min(self._addresses_matter, time.monotonic() + REUSE_WITHIN)
 
     def _concerns(self, event: EngineEvent) -> bool:
         """Whether it can change what is routed: its container has a label of ours or lends its network."""
@@ -67,6 +79,8 @@ class Inventory:
         labels = event.labels if event.labels is not None else known.labels if known else {}
         if f"{self._prefix}nginx" in labels:
             return False
+        if event.action in ("start", "connect") and time.monotonic() < self._addresses_matter:
+            return True
         return any(key.startswith(self._prefix) for key in labels) or event.container_id in self._lenders
 
     def _tick(self, container_id: str) -> int:

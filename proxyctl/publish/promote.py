@@ -16,7 +16,7 @@ BOOT_MARK = "live"
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What nginx reads at its next start or signal. `previous` is what it read before."""
+    """What nginx reads at its next start or signal. `previous` is what to go back to; empty when there is nothing."""
 
     digest: str
     previous: str
@@ -36,11 +36,15 @@ class Reference:
             target = (self._directory / REFERENCE).readlink()
         except OSError:
             return ""
-        return target.stem if target.parent.name == "mains" and (self._directory / target).is_file() else ""
+        return target.stem if target == Path("mains") / target.name and self._has(target.stem) else ""
 
-    async def promote(self, tested: Tested) -> Published:
-        """Raises OSError, and then the reference is where it was."""
-        previous = self.current()
+    def _has(self, digest: str) -> bool:
+        return bool(digest) and (self._directory / "mains" / f"{digest}.conf").is_file()
+
+    async def promote(self, tested: Tested, good: str = "") -> Published:
+        """`good`: the digest that was proved last, which is what to go back to. What the reference names may be more than that:
+        published, and then the proof was interrupted. Raises OSError, and then the reference is where it was."""
+        previous = good if self._has(good) else self.current()
         await asyncio.to_thread(self._move, tested.draft.fileset.digest)
         return Published(tested.draft.fileset.digest, previous)
 

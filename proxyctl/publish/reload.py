@@ -13,11 +13,14 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from proxyctl.model import EngineRefused, NginxWorker
+from proxyctl.model import EngineRefused
 from proxyctl.publish.nginx import Engine, NginxInstance
 from proxyctl.publish.promote import Published
+from proxyctl.publish.workers import workers as list_workers
 
 ASK_EVERY = 0.004
+ASK_SHARE = 0.02
+"""Seconds between two questions, at least, and as a share of the time that the proof has taken so far."""
 SETTLE = 2.0
 """Seconds in which more workers than configured mean that one from before, started after it was last looked, still serves."""
 RETIRE_AFTER = 0.1
@@ -39,12 +42,13 @@ class NotProved(Exception):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Proved: this digest, in this run of nginx. `workers`: pids (on the host) that serve it."""
+    """Proved: this digest, in this run of nginx. `workers`: pids (on the host) that serve it; `ending`: older ones that live."""
 
     digest: str
     nginx_id: str
     nginx_started_at: str
     workers: frozenset[int]
+    ending: frozenset[int] = frozenset()
 
     def is_in(self, nginx: NginxInstance) -> bool:
         return (self.nginx_id, self.nginx_started_at) == (nginx.id, nginx.started_at)
@@ -62,7 +66,7 @@ class Reloader:
         if before and before.is_in(nginx):
             old = before.workers
         else:
-            old = frozenset(w.pid for w in await self.workers(nginx) if not w.shutting_down)
+            old, _ = await self._workers(nginx)
         began, began_unix = time.monotonic(), time.time()
         await self._signal(nginx)
         again = began + SIGNAL_AGAIN
@@ -76,26 +80,27 @@ class Reloader:
             if time.monotonic() > again:
                 await self._signal(nginx)
                 again = time.monotonic() + SIGNAL_AGAIN
-            await asyncio.sleep(ASK_EVERY)
+            await _pause(began)
         raise NotProved(f"nginx did not answer with the new configuration within {GIVE_UP:g} s")
 
-    async def adopt(self, digest: str, nginx: NginxInstance) -> Live | None:
-        """A Live without a signal, when nginx already runs `digest` and no worker runs anything else."""
-        workers = await self.workers(nginx)
-        if await self.digest(nginx) != digest:
+    async def adopt(self, digest: str, nginx: NginxInstance, workers: int) -> Live | None:
+        """A Live without a signal, when nginx already runs `digest` and no worker runs anything else: more than `workers` of them
+        are old and new ones in the middle of somebody's reload."""
+        serving, ending = await self._workers(nginx)
+        if not serving or len(serving) > workers or await self.digest(nginx) != digest:
             return None
-        return Live(digest, nginx.id, nginx.started_at, frozenset(w.pid for w in workers if not w.shutting_down))
+        return Live(digest, nginx.id, nginx.started_at, serving, ending)
 
     async def _retired(self, published: Published, nginx: NginxInstance, old: frozenset[int], began: float, workers: int) -> Live:
         await asyncio.sleep(max(0.0, began + RETIRE_AFTER - time.monotonic()))
         while True:
-            serving = frozenset(w.pid for w in await self.workers(nginx) if not w.shutting_down)
+            serving, ending = await self._workers(nginx)
             settled = len(serving) <= workers or time.monotonic() - began > SETTLE
             if serving and not serving & old and settled:
-                return Live(published.digest, nginx.id, nginx.started_at, serving)
+                return Live(published.digest, nginx.id, nginx.started_at, serving, ending)
             if time.monotonic() - began > GIVE_UP:
                 raise NotProved(f"{len(serving & old)} workers from before the reload still serve")
-            await asyncio.sleep(ASK_EVERY)
+            await _pause(began)
 
     async def _signal(self, nginx: NginxInstance) -> None:
         self.signals += 1
@@ -110,14 +115,11 @@ class Reloader:
         if refusals:
             raise NotProved(refusals[-1].strip(), refused=True)
 
-    async def workers(self, nginx: NginxInstance) -> list[NginxWorker]:
-        """Workers of the container, with the ones that end. Cache processes and the master are not workers."""
-        title = "nginx: worker process"
-        return [
-            NginxWorker(pid, "shutting down" in args)
-            for pid, args in await self._engine.processes(nginx.id)
-            if args.startswith(title)
-        ]
+    async def _workers(self, nginx: NginxInstance) -> tuple[frozenset[int], frozenset[int]]:
+        """Pids of those that serve and of those that end."""
+        there = await list_workers(self._engine, nginx)
+        ending = frozenset(w.pid for w in there if w.shutting_down)
+        return frozenset(w.pid for w in there) - ending, ending
 
     async def digest(self, nginx: NginxInstance) -> str:
         """What nginx says it runs; empty when it does not answer or is not published yet."""
@@ -130,6 +132,10 @@ class Reloader:
             self._address = address
             return said
         return ""
+
+
+async def _pause(began: float) -> None:
+    await asyncio.sleep(max(ASK_EVERY, (time.monotonic() - began) * ASK_SHARE))
 
 
 async def _ask(address: tuple[str, int], token: str) -> str:

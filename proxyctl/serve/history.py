@@ -46,6 +46,12 @@ class Cycle:
     event_to_live: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cycles:
+    schema: int = 1
+    cycles: tuple[Cycle, ...]
+
+
 class History:
     """A sink of reports. `listeners` are told every entry that is kept."""
 
@@ -74,7 +80,7 @@ class History:
         what = (report.result, report.error, report.changes)
         again = bool(report.error) and what == self._latest
         self._latest = what
-        if came or went or not (again or (report.result in ("unchanged", "tested") and not report.error)):
+        if came or went or report.retired or not (again or (report.result in ("unchanged", "tested") and not report.error)):
             self._keep(_entry(report, came, went))
 
     def _follow(self, report: CycleReport) -> None:
@@ -133,7 +139,7 @@ def _entry(report: CycleReport, came: frozenset[Rejection], went: frozenset[Reje
         result=report.result,
         reasons=report.reasons,
         digest=report.digest,
-        changes=report.changes[:MOST_LISTED],
+        changes=(*report.changes, *(f"old workers ended: {why}" for why in report.retired))[:MOST_LISTED],
         error=report.error,
         rejected=tuple(sorted(came, key=lambda r: (r.container, r.route, r.label)))[:MOST_LISTED],
         settled=tuple(sorted({f"{r.container} {r.label}" for r in went}))[:MOST_LISTED],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 
@@ -30,23 +31,19 @@ class InContainer:
             "PROXYCTL_API__LISTEN": f"{LOOPBACK}:{api}",
             "PROXYCTL_DISCOVERY__LABEL_PREFIX": rig.prefix,
         }
-        self.box = rig.create_container(
-            name="proxyctl",
-            image=IMAGE,
-            network="host",
-            Env=[f"{key}={value}" for key, value in settings.items()],
-            host_config={
-                "Binds": [
-                    f"{socket}:/var/run/docker.sock",
-                    f"{self.volumes[0]}:/var/lib/proxyctl",
-                    f"{self.volumes[1]}:/run/proxyctl",
-                ],
-                "GroupAdd": [str(os.stat(socket).st_gid)],  # noqa: PTH116 - a socket
-                "ReadonlyRootfs": True,
-                "CapDrop": ["ALL"],
-                "SecurityOpt": ["no-new-privileges"],
-            },
-        )
+        self.env = [f"{key}={value}" for key, value in settings.items()]
+        self.host_config = {
+            "Binds": [
+                f"{socket}:/var/run/docker.sock",
+                f"{self.volumes[0]}:/var/lib/proxyctl",
+                f"{self.volumes[1]}:/run/proxyctl",
+            ],
+            "GroupAdd": [str(os.stat(socket).st_gid)],  # noqa: PTH116 - a socket
+            "ReadonlyRootfs": True,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
+        }
+        self.box = rig.create_container(name="proxyctl", image=IMAGE, network="host", Env=self.env, host_config=self.host_config)
         self.box.start()
 
     def execute(self, rig: Rig, *argv: str) -> tuple[int, str]:
@@ -81,6 +78,25 @@ def test_it_is_not_root_and_its_health_is_known(rig: Rig, image: InContainer) ->
     status, output = image.execute(rig, "proxyctl", "status")
     assert status == 0, output
     assert "image.example" in output
+
+
+@pytest.mark.parametrize(("more", "standing"), [({}, "warn"), ({"CapAdd": ["KILL"], "PidMode": "host"}, "ok")])
+def test_as_compose_yaml_starts_it_it_can_end_old_workers(
+    rig: Rig, image: InContainer, more: dict[str, object], standing: str
+) -> None:
+    box = rig.create_container(
+        image=IMAGE,
+        network="host",
+        Env=image.env,
+        host_config=image.host_config | more,
+        User="root" if more else "proxyctl",
+        Cmd=["doctor", "--json"],
+    )
+    box.start()
+    rig.client.wait(box.id, timeout=30)
+    said = json.loads(rig.client.logs(box.id, stderr=False))
+    box.remove()
+    assert [c["standing"] for c in said["checks"] if c["what"] == "docker top"] == [standing], [c for c in said["checks"] if "top" in c["what"]]
 
 
 def test_nginx_is_given_the_same_volume_and_not_the_state(rig: Rig, image: InContainer) -> None:

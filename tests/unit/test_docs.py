@@ -390,6 +390,8 @@ def test_the_one_line_says_what_compose_yaml_says() -> None:
         "--restart": [service["restart"]],
         "--user": [service["user"]],
         "--cap-drop": service["cap_drop"],
+        "--cap-add": service["cap_add"],
+        "--pid": [service["pid"]],
         "--security-opt": service["security_opt"],
         "-v": service["volumes"],
     }

@@ -13,6 +13,7 @@ from proxyctl.model import EngineRefused, NginxWorker
 from proxyctl.publish import reload
 from proxyctl.publish.promote import Published
 from proxyctl.publish.reload import Live, NotProved, Reloader
+from proxyctl.publish.workers import workers
 from tests.unit import bench
 
 NEW, OLD = "a" * 32, "b" * 32
@@ -46,7 +47,7 @@ async def reloaded(engine: bench.Engine, live: Live | None = None, workers: int 
 
 async def test_live_is_the_new_digest_in_this_nginx_with_its_new_workers(engine: bench.Engine) -> None:
     live, reloader = await reloaded(engine)
-    assert live == Live(NEW, bench.NGINX, "1", frozenset({21, 22}))
+    assert live == Live(NEW, bench.NGINX, "1", frozenset({21, 22}), ending=frozenset({11, 12}))
     assert reloader.signals == 1
     assert engine.did("kill") == [(bench.NGINX, "HUP")]
 
@@ -160,14 +161,26 @@ async def test_a_signal_that_the_engine_does_not_deliver_is_not_proved(
 
 async def test_an_nginx_that_runs_the_digest_already_is_adopted_without_a_signal(engine: bench.Engine) -> None:
     reloader = Reloader(engine, bench.TOKEN)
-    assert await reloader.adopt(OLD, bench.instance(engine)) == before(engine, 11, 12)
-    assert await reloader.adopt(NEW, bench.instance(engine)) is None
+    assert await reloader.adopt(OLD, bench.instance(engine), 2) == before(engine, 11, 12)
+    assert await reloader.adopt(NEW, bench.instance(engine), 2) is None
     assert (reloader.signals, engine.did("kill")) == (0, [])
+
+
+async def test_more_workers_than_configured_are_a_reload_under_way_and_not_adopted(engine: bench.Engine) -> None:
+    assert await Reloader(engine, bench.TOKEN).adopt(OLD, bench.instance(engine), 1) is None
+
+
+async def test_the_old_workers_that_still_live_are_told(engine: bench.Engine) -> None:
+    engine.nginx.ending = [5, 6]
+    adopted = await Reloader(engine, bench.TOKEN).adopt(OLD, bench.instance(engine), 2)
+    assert adopted and adopted.ending == {5, 6}
+    live, _ = await reloaded(engine)
+    assert live.ending >= {5, 6}
 
 
 async def test_cache_processes_and_the_master_are_no_workers(engine: bench.Engine) -> None:
     engine.nginx.ending = [5]
-    found = await Reloader(engine, bench.TOKEN).workers(bench.instance(engine))
+    found = await workers(engine, bench.instance(engine))
     assert found == [
         NginxWorker(11, shutting_down=False),
         NginxWorker(12, shutting_down=False),

@@ -1,0 +1,45 @@
+"""Old workers of nginx, from the proof that they are old to their end: at once, when an address that they know is reused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from proxyctl.model import Generation, RouteTable, Snapshot, Target
+from proxyctl.plan import generations
+from proxyctl.publish import workers
+from proxyctl.publish.reload import Live
+
+
+class Retirement:
+    """`past` and `served`: what is known from before this process began."""
+
+    def __init__(self, past: Iterable[Generation], served: Iterable[Target]) -> None:
+        self.generations = tuple(past)
+        self._served: Mapping[Target, str] = dict.fromkeys(served, "")
+        self._told: set[int] = set()
+
+    @property
+    def watchful(self) -> bool:
+        """Whether it matters who gets an address now."""
+        return any(generation.freed for generation in self.generations)
+
+    def proved(self, live: Live, table: RouteTable) -> None:
+        """nginx serves `table`; the workers that end in it know what was served until now."""
+        served = generations.serving(table)
+        run = f"{live.nginx_id} {live.nginx_started_at}"
+        self.generations = generations.advance(self.generations, run, live.ending, self._served, served)
+        self._served = served
+
+    def end(self, snapshot: Snapshot, table: RouteTable) -> tuple[str, ...]:
+        """Ends the workers that would lead to somebody else; says so, or that it cannot, a line for each address."""
+        endangered = generations.endangered(self.generations, snapshot, table)
+        if not endangered:
+            return ()
+        ended = {pid for pid in endangered if workers.end(pid)}
+        stuck = endangered.keys() - ended - self._told
+        self._told = (self._told | stuck) & endangered.keys()
+        self.generations = tuple(replace(g, workers=g.workers - ended) for g in self.generations if g.workers - ended)
+        hint = "but they cannot be ended from here: that needs the host's process numbers and CAP_KILL"
+        lines = {endangered[pid] for pid in ended} | {f"{endangered[pid]}, {hint}" for pid in stuck}
+        return tuple(sorted(lines))
