@@ -150,6 +150,7 @@ class Controller:
         self.config = directory / "config.toml"
         self.log = directory / "log"
         self.nginx = nginx
+        self.program: tuple[str | Path, ...] = (Path(sys.executable).with_name("proxyctl"),)
         self._process: subprocess.Popen[bytes] | None = None
         own: Sections = {
             "docker": {"endpoint": endpoint()},
@@ -190,7 +191,7 @@ class Controller:
         assert not self.running
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [Path(sys.executable).with_name("proxyctl"), "run", "--config", self.config],
+                [*self.program, "run", "--config", self.config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

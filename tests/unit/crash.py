@@ -5,20 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-STEPS: tuple[tuple[Any, str], ...] = (
-    (os, "open"),
-    (os, "fsync"),
-    (os, "link"),
-    (Path, "unlink"),
-    (Path, "replace"),
-    (Path, "symlink_to"),
-    (Path, "mkdir"),
-)
+from tests.chaos.inside import FILES, watched
 
 
 class PowerCut(BaseException):
@@ -29,21 +20,17 @@ class PowerCut(BaseException):
 def at(step: int, error: type[BaseException]) -> Iterator[list[str]]:
     """Yields the names of the steps so far. Step 0 is the first; with fewer steps than that, nothing happens."""
     done: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        for owner, name in STEPS:
-            patch.setattr(owner, name, _counted(getattr(owner, name), name, step, error, done))
-        yield done
 
-
-def _counted(real: Callable[..., Any], name: str, step: int, error: type[BaseException], done: list[str]) -> Callable[..., Any]:
-    def counted(*args: Any, **more: Any) -> Any:
+    def met(name: str, _: tuple[Any, ...]) -> None:
         if len(done) == step:
             done.append("crash")
             raise error(5, "the disk is full")
         done.append(name)
-        return real(*args, **more)
 
-    return counted
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FILES:
+            patch.setattr(os, name, watched(getattr(os, name), name, met))
+        yield done
 
 
 def everywhere(work: Callable[[], object], error: type[BaseException]) -> Iterator[int]:
