@@ -64,6 +64,8 @@ class Nginx(_Section, frozen=True, kw_only=True):
 class Api(_Section, frozen=True, kw_only=True):
     listen: str = "127.0.0.1:9180"
     socket: str = "/run/proxyctl/api.sock"
+    hosts: tuple[str, ...] = ()
+    token_file: str = ""
 
 
 class Discovery(_Section, frozen=True, kw_only=True):
@@ -288,14 +290,25 @@ def _check_values(config: Config) -> None:
     ):
         if not low <= number <= high:
             raise values.BadValue(f"{what} = {number:g} is out of range", f"write a value from {low:g} to {high:g}")
-    if config.api.listen:
+    _check_api(config.api)
+    if config.discovery.default_host and "{service}" not in config.discovery.default_host:
+        raise values.BadValue("discovery.default_host has no {service} in it", "write a name like {service}.home.example")
+
+
+def _check_api(api: Api) -> None:
+    if api.listen:
         try:
-            host, _, port = config.api.listen.rpartition(":")
+            host, _, port = api.listen.rpartition(":")
             ipaddress.ip_address(host.strip("[]"))
             values.integer(port, 1, 65535)
         except ValueError as error:
             raise values.BadValue(
-                f"api.listen: {config.api.listen!r} is not an address", "write IP:PORT, like 127.0.0.1:9180"
+                f"api.listen: {api.listen!r} is not an address", "write IP:PORT, like 127.0.0.1:9180"
             ) from error
-    if config.discovery.default_host and "{service}" not in config.discovery.default_host:
-        raise values.BadValue("discovery.default_host has no {service} in it", "write a name like {service}.home.example")
+    for text in api.hosts:
+        try:
+            name = values.host(text)
+        except values.BadValue as bad:
+            raise values.BadValue(f"api.hosts: {bad.problem}", bad.hint) from bad
+        if name.startswith("*"):
+            raise values.BadValue(f"api.hosts: {values.shown(text)} is a pattern", "write every name that may be asked for")

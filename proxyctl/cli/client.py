@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 
 from proxyctl.serve.explain import Explanation
-from proxyctl.serve.history import Cycle
+from proxyctl.serve.history import Cycle, Cycles
 from proxyctl.serve.views import SCHEMA, Status, Targets
 
 T = TypeVar("T")
@@ -37,10 +37,6 @@ class Refused(Exception):  # noqa: N818
 class _Schema(msgspec.Struct):
     schema: int = 0
     error: str = ""
-
-
-class Cycles(msgspec.Struct):
-    cycles: tuple[Cycle, ...]
 
 
 class Client:

@@ -20,6 +20,7 @@ def run(options: Options) -> int:
     import structlog
 
     from proxyctl.app import App
+    from proxyctl.config import ConfigError
     from proxyctl.model import EngineUnavailable
     from proxyctl.observe.mounts import NotMounted
     from proxyctl.serve import log as logs
@@ -33,7 +34,7 @@ def run(options: Options) -> int:
         asyncio.run(App(config, options.config_file).run())
     except HeldByAnother as error:
         raise Stop(f"{error}: two controllers cannot share it; end that one, or set another state.dir", USAGE) from error
-    except (CannotListen, NotMounted) as error:
+    except (CannotListen, ConfigError, NotMounted) as error:
         raise Stop(str(error), USAGE) from error
     except EngineUnavailable as error:
         # In a container, which directories nginx shares is asked of the engine before anything else.

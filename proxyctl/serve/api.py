@@ -1,13 +1,11 @@
 """HTTP over TCP and over the unix socket: JSON of `views`, the page, metrics and health. Nothing here changes anything.
 
-A browser can be made to send requests to 127.0.0.1 under a foreign name (DNS rebinding), so over TCP the Host must be an address
-and an Origin must be our own.
+Over TCP a `guard` is asked first, and there is a limit to everything that a client can take: connections, requests, bytes, time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import secrets
 import socket
@@ -15,8 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Final, cast
 
 import msgspec
 import structlog
@@ -24,9 +21,10 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from jinja2 import TemplateError
 
-from proxyctl.serve import explain, views
+from proxyctl.serve import explain, openapi, views
 from proxyctl.serve.feed import Feed, Full
-from proxyctl.serve.history import KEEP, History
+from proxyctl.serve.guard import Asked, Guard
+from proxyctl.serve.history import KEEP, Cycles, History
 from proxyctl.serve.page import Page
 from proxyctl.serve.standing import Standing
 from proxyctl.values import BadValue
@@ -43,28 +41,35 @@ ENDPOINTS: Final = {
     "/api/v1/cycles": "cycles that changed something or failed, the newest first; ?limit=",
     "/api/v1/events": "the same as they happen, as server-sent events",
     "/api/v1/explain": "which container answers ?url=a.example/git, and why others do not",
+    "/api/v1/openapi.json": "all of this as an OpenAPI description",
 }
 CYCLES = 50
 KEEP_ALIVE = 15.0
 """Seconds between comments on a quiet event stream, so that proxies and dead clients are noticed."""
 SHUTDOWN = 0.3
 """Seconds that requests under way have at the end."""
+CONNECTIONS = 200
+"""Over TCP at the same time, followers of the events among them."""
+IDLE = 30.0
+"""Seconds in which a client must have sent a request, and then its body, before its connection is closed."""
+BODY = 64 << 10
+"""Bytes. Nothing takes a body yet."""
+HEADER_LINES = 64
+"""Lines of a request's head, each of 8,190 bytes at most."""
+LINGER = 1.0
+"""Seconds for which a body that nobody wants is thrown away, so that its sender can read why."""
 HEADERS = {
     "Server": "proxyctl",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 JSON_ONLY = "default-src 'none'; frame-ancestors 'none'"
 
 log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cycles:
-    schema: int = views.SCHEMA
-    cycles: tuple[object, ...]
+Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +89,49 @@ class Api:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._runners: list[web.AppRunner] = []
+        self._servers: list[asyncio.Server] = []
 
-    async def serve(self, listener: socket.socket, *, trusted: bool) -> None:
-        """`trusted`: only who may open the socket file can connect, so Host and Origin do not matter."""
+    async def serve(self, listener: socket.socket, guard: Guard | None) -> None:
+        """Without a guard, whoever can connect may ask: only who may open the socket file can."""
         runner = web.AppRunner(
-            application(self._sources, trusted=trusted),
+            application(self._sources, guard),
             access_log=None,
             logger=_mistakes(),
             handle_signals=False,
             handler_cancellation=True,  # else a follower who left is noticed at the next write only
             shutdown_timeout=SHUTDOWN,
+            keepalive_timeout=IDLE,
+            lingering_time=LINGER,
+            max_headers=HEADER_LINES,
+            auto_decompress=False,
         )
         await runner.setup()
         self._runners.append(runner)
-        await web.SockSite(runner, listener).start()
+        answering = cast("web.Server", runner.server)
+
+        def connected() -> asyncio.Protocol:
+            return answering() if guard is None or len(answering.connections) < CONNECTIONS else _Busy()
+
+        self._servers.append(await asyncio.get_running_loop().create_server(connected, sock=listener))
 
     async def close(self) -> None:
         self._sources.feed.close()
+        for server in self._servers:
+            server.close()
         for runner in self._runners:
             await runner.cleanup()
+
+
+class _Busy(asyncio.Protocol):
+    """The answer to one connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        body = msgspec.json.encode({"schema": views.SCHEMA, "error": f"there are {CONNECTIONS} connections already"}) + b"\n"
+        head = (
+            f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        )
+        cast("asyncio.WriteTransport", transport).write(f"{head}\r\nConnection: close\r\n\r\n".encode() + body)
+        transport.close()
 
 
 def _mistakes() -> logging.Logger:
@@ -113,10 +142,11 @@ def _mistakes() -> logging.Logger:
     return logger
 
 
-def application(sources: Sources, *, trusted: bool) -> web.Application:
+def application(sources: Sources, guard: Guard | None) -> web.Application:
     handlers = _Handlers(sources)
-    guards = [_speak] if trusted else [_speak, _guard]
-    app = web.Application(middlewares=guards, client_max_size=1)
+    first = [_speak, _guarded(guard)] if guard else [_speak]
+    app = web.Application(middlewares=[*first, _with_body], client_max_size=BODY)
+    app.on_response_prepare.append(_headed)
     routes: dict[str, Handler] = {
         "/": handlers.page,
         "/healthz": handlers.healthz,
@@ -129,6 +159,7 @@ def application(sources: Sources, *, trusted: bool) -> web.Application:
         "/api/v1/cycles": handlers.cycles,
         "/api/v1/events": handlers.events,
         "/api/v1/explain": handlers.explain,
+        "/api/v1/openapi.json": handlers.openapi,
     }
     for path, handler in routes.items():
         app.router.add_get(path, handler)
@@ -138,9 +169,14 @@ def application(sources: Sources, *, trusted: bool) -> web.Application:
 # ---------------------------------------------------------------- for every request
 
 
+async def _headed(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+    response.headers.setdefault("Content-Security-Policy", JSON_ONLY)
+
+
 @web.middleware
 async def _speak(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Headers of every answer, and errors as JSON."""
+    """Errors as JSON. A connection ends with a request whose body was not read."""
     try:
         response = await handler(request)
     except web.HTTPNotFound:
@@ -148,40 +184,57 @@ async def _speak(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPMethodNotAllowed as error:
         response = _problem(405, f"{request.method} is not possible here: this release only answers GET")
         response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+    except web.HTTPRequestEntityTooLarge:
+        response = _problem(413, f"the body is longer than {BODY} bytes")
     except BadValue as bad:
         response = _problem(400, str(bad))
-    if not response.prepared:
-        response.headers.update(HEADERS)
-        response.headers.setdefault("Content-Security-Policy", JSON_ONLY)
+    if request.can_read_body and not response.prepared:
+        response.force_close()
     return response
 
 
+def _guarded(guard: Guard) -> Middleware:
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        refusal = guard.refuse(_asked(request))
+        if refusal is None:
+            return await handler(request)
+        response = _problem(refusal.status, refusal.error)
+        response.headers.update(refusal.headers)
+        return response
+
+    return guarded
+
+
+def _asked(request: web.Request) -> Asked:
+    headers = request.headers
+    named = headers.getall("Host", [])
+    return Asked(
+        method=request.method,
+        path=request.path,
+        peer=request.remote or "::",
+        hosts=[*named, request.host] if named else [""],  # aiohttp asks DNS for a host that nobody named
+        origins=headers.getall("Origin", []),
+        site=headers.get("Sec-Fetch-Site", ""),
+        navigates=(headers.get("Sec-Fetch-Mode"), headers.get("Sec-Fetch-Dest")) == ("navigate", "document"),
+        authorization=headers.get("Authorization", ""),
+    )
+
+
 @web.middleware
-async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """403 for a name that is not an address, and for pages of other origins."""
-    host = request.headers.get("Host", "")
-    if not is_address(host):
-        what = f"the Host header is {host!a}: ask by address, like http://127.0.0.1:9180 (a site's name must not lead here)"
-        return _problem(403, what)
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-        return _problem(403, f"the request comes from a page of {origin!a}: only pages of {host} may ask")
+async def _with_body(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Reads the body within its limits, so that no handler waits for one."""
+    if request.can_read_body:
+        if (request.content_length or 0) > BODY:
+            raise web.HTTPRequestEntityTooLarge(BODY, request.content_length or 0)
+        try:
+            async with asyncio.timeout(IDLE):
+                await request.read()
+        except TimeoutError:
+            return _problem(408, f"the body did not arrive within {IDLE:g} s")
+        except web.RequestPayloadError as error:
+            return _problem(400, f"the body cannot be read: {error}")
     return await handler(request)
-
-
-def is_address(host: str) -> bool:
-    """Whether a Host header names an IP address or localhost, with or without a port."""
-    try:
-        parts = urlsplit(f"//{host}")
-        name, _ = parts.hostname or "", parts.port
-        if parts.netloc != host or parts.username is not None:
-            return False
-        if name == "localhost":
-            return True
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _json(answer: object, status: int = 200) -> web.Response:
@@ -250,8 +303,11 @@ class _Handlers:
         found = explain.explain(self._sources.standing(), url)
         return _json(found, 404 if found.answer in ("unknown-host", "unknown-path") else 200)
 
+    async def openapi(self, _: web.Request) -> web.Response:
+        return _json(openapi.description(ENDPOINTS))
+
     async def events(self, request: web.Request) -> web.StreamResponse:
-        headers = HEADERS | {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
+        headers = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
         if request.method == "HEAD":
             return web.Response(headers=headers)
         transport = request.transport

@@ -14,6 +14,7 @@ from proxyctl.model import CycleReport, EngineRefused, EngineUnavailable, NginxW
 from proxyctl.serve import listeners
 from proxyctl.serve.api import Api, Sources
 from proxyctl.serve.feed import Feed
+from proxyctl.serve.guard import Guard, Tokens
 from proxyctl.serve.history import Cycle, History
 from proxyctl.serve.metrics import Metrics
 from proxyctl.serve.page import Page
@@ -44,8 +45,10 @@ class Front:
         self._api = Api(Sources(lambda: standing(self.history), self.history, self._feed, self._scrape, Page(page)))
 
     async def start(self) -> None:
-        """Raises CannotListen, and then nothing listens."""
-        address, path = self._config.api_address, Path(self._config.api.socket)
+        """Raises CannotListen or ConfigError, and then nothing listens."""
+        settings = self._config.api
+        address, path = self._config.api_address, Path(settings.socket)
+        guard = Guard(settings.hosts, Tokens(Path(settings.token_file)) if settings.token_file else None)
         network = listeners.tcp(address) if address else None
         try:
             self._unix = listeners.UnixListener(path)
@@ -53,10 +56,10 @@ class Front:
             if network:
                 network.close()
             raise
-        await self._api.serve(self._unix.socket, trusted=True)
+        await self._api.serve(self._unix.socket, None)
         if network:
-            await self._api.serve(network, trusted=False)
-        log.info("listening", socket=str(path), address=self._config.api.listen or "off")
+            await self._api.serve(network, guard)
+        log.info("listening", socket=str(path), address=settings.listen or "off")
 
     async def close(self) -> None:
         await self._api.close()

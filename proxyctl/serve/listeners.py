@@ -10,6 +10,8 @@ from pathlib import Path
 
 SOCKET_MODE = 0o660
 BACKLOG = 128
+UNREAD = 30_000
+"""Milliseconds for which a client may take nothing of an answer before the kernel ends its connection."""
 
 
 class CannotListen(Exception):  # noqa: N818
@@ -23,6 +25,7 @@ def tcp(address: tuple[str, int]) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD)  # accepted connections inherit it: tcp(7)
         listener.bind((host, port))
         listener.listen(BACKLOG)
     except OSError as error:

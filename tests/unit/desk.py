@@ -50,7 +50,7 @@ class Held:
 class Desk:
     """A front, what it shows, and where it answers."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **api: Any) -> None:
         self.directory = directory
         self.held = Held()
         self.connected = True
@@ -58,9 +58,8 @@ class Desk:
         self.workers_after = 0.0
         self.template = (make.REPOSITORY / "templates" / "dashboard.html.j2").read_text(encoding="utf-8")
         self.port = free_port()
-        self.config = Config(
-            state=State(dir=str(directory)), api=Api(listen=f"127.0.0.1:{self.port}", socket=str(directory / "run" / "api.sock"))
-        )
+        where = {"listen": f"127.0.0.1:{self.port}", "socket": str(directory / "run" / "api.sock")}
+        self.config = Config(state=State(dir=str(directory)), api=Api(**(where | api)))
         self.place = standing.Place("1.2.3", "unix:///run/docker.sock", "edge", "proxyctl", resync=30.0, started_unix=1.0)
         self.front = Front(self.config, self._standing, self._workers, lambda: self.template)
         self._number = 0
@@ -158,8 +157,9 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def opened(directory: Path) -> AsyncIterator[Desk]:
-    desk = Desk(directory)
+async def opened(directory: Path, **api: Any) -> AsyncIterator[Desk]:
+    """`api`: keys of [api]."""
+    desk = Desk(directory, **api)
     await desk.front.start()
     try:
         yield desk
