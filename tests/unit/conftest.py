@@ -1,8 +1,12 @@
-"""Hypothesis: no deadline (the machine is shared), no database beside the sources. And a controller that is live."""
+"""Hypothesis: no deadline (the machine is shared), no database beside the sources. And a controller that is live.
+
+`HYPOTHESIS_PROFILE=chaos` tries 10,000 examples where a test does not say how many.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +18,8 @@ from tests.unit.asked import Server, Watching
 from tests.unit.controlled import Rig
 
 settings.register_profile("unit", deadline=None, database=None, print_blob=True)
-settings.load_profile("unit")
+settings.register_profile("chaos", settings.get_profile("unit"), max_examples=10_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "unit"))
 
 
 @pytest.fixture

@@ -46,14 +46,18 @@ def write(fileset: FileSet, directory: Path) -> Path:
     return directory / "mains" / name
 
 
-def parse(main: Path) -> Directive:
-    """The whole configuration as one directive without a name. Raises what crossplane finds wrong."""
-    payload: Mapping[str, Any] = crossplane.parse(str(main), combine=True, catch_errors=False)
+def parse(main: Path, *, comments: bool = False) -> Directive:
+    """The whole configuration as one directive without a name. Raises what crossplane finds wrong. Comments: directives `#`."""
+    payload: Mapping[str, Any] = crossplane.parse(str(main), combine=True, catch_errors=False, comments=comments)
     return Directive("", (), _block(payload["config"][0]["parsed"]))
 
 
 def _block(parsed: Iterable[Mapping[str, Any]]) -> tuple[Directive, ...]:
-    return tuple(Directive(item["directive"], tuple(item["args"]), _block(item.get("block", ()))) for item in parsed)
+    return tuple(Directive(item["directive"], _args(item), _block(item.get("block", ()))) for item in parsed)
+
+
+def _args(item: Mapping[str, Any]) -> tuple[str, ...]:
+    return (item["comment"],) if "comment" in item else tuple(item["args"])
 
 
 def http(fileset: FileSet, directory: Path) -> Directive:
