@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PYTHON ?= python3
 ENGINE = engine="$$(scripts/testbed env)"; eval "$$engine";
 
-.PHONY: help few setup run demo test check bench lock image clean
+.PHONY: help few setup run demo test chaos check bench lock image clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.* ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,6 +30,9 @@ demo: few ## what it does, in a few minutes; KEEP=1 leaves it running
 
 test: setup check ## everything: setup, check, tests
 	$(ENGINE) .venv/bin/pytest
+
+chaos: few ## every fault with five seeds, on a real engine under load; SEED=7 begins with another one
+	$(ENGINE) .venv/bin/python -m tests.chaos --seed $(or $(SEED),1) --seeds 5
 
 check: ## format, lint, types, borders; needs no engine
 	scripts/testbed venv

@@ -52,6 +52,16 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
+class Stray:
+    """A good answer by a backend that is not one of the host's. Times are monotonic."""
+
+    began: float
+    ended: float
+    kind: Kind
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What became of every request. Latencies of good answers, in seconds; `cpu` is the core share that the load itself took."""
 
@@ -61,6 +71,8 @@ class Report:
     losses: tuple[Loss, ...]
     answers: Mapping[str, Answers]
     """By X-Backend; empty for an answer without it."""
+    strays: tuple[Stray, ...]
+    """All of them; none when the load does not know whose answers are right."""
     reconnects: int
     """Kept connections that were found closed before anything was written: not losses."""
     p50: float
@@ -108,7 +120,9 @@ class Load:
         keepalive_clients: int = 40,
         pause: tuple[float, float] = (0.03, 0.07),
         timeout: float = 10.0,
+        own: str = "",
     ) -> None:
+        """`own`: how the names of the host's own backends begin."""
         self._port = port
         self._rate = new_per_second
         self._clients = keepalive_clients
@@ -120,7 +134,7 @@ class Load:
             "GET": f"GET {head}".encode(),
             "POST": f"POST {head}Content-Length: {len(BODY)}\r\n".encode(),
         }
-        self._tally = _Tally()
+        self._tally = _Tally(own)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"load {host}", daemon=True)
         self._failure: BaseException | None = None
@@ -235,7 +249,9 @@ class Load:
 class _Tally:
     """Written in the load's thread only; read from others for a report."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: str) -> None:
+        self._own = own
+        self._strays: list[Stray] = []
         self.number = 0
         self.reconnects = 0
         self._ok: Counter[tuple[Kind, Method]] = Counter()
@@ -250,6 +266,8 @@ class _Tally:
         self._latencies.append(now - began)
         before = self._answers.get(backend)
         self._answers[backend] = Answers(before.count + 1, before.first, now) if before else Answers(1, now, now)
+        if not backend.startswith(self._own):
+            self._strays.append(Stray(began, now, kind, backend))
 
     def lose(self, loss: Loss) -> None:
         self._lost[loss.kind, loss.method] += 1
@@ -269,6 +287,7 @@ class _Tally:
             lost=lost,
             losses=tuple(self._losses),
             answers=dict(self._answers),
+            strays=tuple(self._strays),
             reconnects=self.reconnects,
             p50=at(0.5),
             p99=at(0.99),

@@ -1,0 +1,147 @@
+"""nginx dies, stands still, is reloaded by somebody else, or finds other files than the controller wrote."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from tests.chaos.scene import Scene, fault
+from tests.rig import until
+
+TITLE = b"nginx: worker process"
+
+
+def newcomer(scene: Scene, tenant: str = "meanwhile") -> None:
+    """Something to do for the controller while the fault is on."""
+    scene.add(tenant)
+
+
+def workers(scene: Scene) -> list[int]:
+    """Pids of nginx's workers that serve, on this host."""
+    rows = scene.rig.client.top(scene.controller.nginx, "-eo pid,args")["Processes"] or []
+    return [int(pid) for pid, args in rows if args.startswith(TITLE.decode()) and "shutting down" not in args]
+
+
+@fault(nginx_lives=False, short=True)
+def nginx_killed(scene: Scene) -> None:
+    """SIGKILL of nginx's master while a container starts."""
+    scene.rig.client.kill(scene.controller.nginx, "KILL")
+    time.sleep(scene.chance.uniform(0, 0.3))
+    newcomer(scene)
+
+
+@fault(nginx_lives=False)
+def nginx_restarted(scene: Scene) -> None:
+    """`docker restart` of nginx while a container starts."""
+    app = scene.create("meanwhile")
+    scene.rig.client.restart(scene.controller.nginx, timeout=scene.chance.choice([0, 1]))
+    scene.start(app)
+
+
+@fault(nginx_lives=False)
+def nginx_removed(scene: Scene) -> None:
+    """`docker rm -f` of nginx: it is made anew."""
+    scene.rig.client.remove_container(scene.controller.nginx, force=True)
+    time.sleep(scene.chance.uniform(0, 0.3))
+    newcomer(scene)
+
+
+@fault(short=True)
+def nginx_paused(scene: Scene) -> None:
+    """`docker pause` of nginx for up to 3 s while a container starts."""
+    scene.rig.client.pause(scene.controller.nginx)
+    newcomer(scene)
+    time.sleep(scene.chance.uniform(1, 3))
+    scene.rig.client.unpause(scene.controller.nginx)
+
+
+@fault(nginx_lives=False)
+def worker_killed(scene: Scene) -> None:
+    """SIGKILL of one of nginx's workers while a container starts: its master starts another one."""
+    os.kill(scene.chance.choice(workers(scene)), signal.SIGKILL)
+    time.sleep(scene.chance.uniform(0, 0.2))
+    newcomer(scene)
+
+
+@fault(short=True)
+def signals_by_somebody_else(scene: Scene) -> None:
+    """SIGHUPs from elsewhere just before and while the controller reloads: nginx overhears what comes while it parses."""
+    app = scene.create("meanwhile")
+    for number in range(12):
+        if number == 4:
+            scene.start(app)
+        scene.rig.client.kill(scene.controller.nginx, "HUP")
+        time.sleep(scene.chance.uniform(0, 0.06))
+
+
+@fault()
+def reloaded_by_somebody_else(scene: Scene) -> None:
+    """`nginx -s reload` by hand, once, while nothing else happens and while a container stops."""
+    app = scene.add("meanwhile")
+    scene.controller.wait_for(app.host)
+    reload = ["nginx", "-e", "stderr", "-c", "/etc/proxyctl/conf/nginx.conf", "-s", "reload"]
+    for _ in range(2):
+        made = scene.rig.client.exec_create(scene.controller.nginx, reload)
+        scene.rig.client.exec_start(made["Id"])
+        time.sleep(scene.chance.uniform(0, 0.3))
+    scene.stop(app)
+
+
+# ---------------------------------------------------------------- files
+
+
+def directory(scene: Scene) -> Path:
+    return scene.controller.directory / "state" / "nginx"
+
+
+def live_object(scene: Scene, text: str) -> Path:
+    """A file that nginx includes now and that names this."""
+    root = directory(scene)
+    manifest = (root / "manifests" / (root / "nginx.conf").readlink().name).read_text(encoding="utf-8")
+    named = (root / "objects" / line.rpartition("/")[2].rstrip(";") for line in manifest.splitlines() if "/objects/" in line)
+    return next(path for path in named if text in path.read_text(encoding="utf-8"))
+
+
+@fault(spoils=True, short=True)
+def reference_replaced(scene: Scene) -> None:
+    """Somebody puts a file of his own where the reference is, or removes it, or turns it to an older configuration."""
+    reference = directory(scene) / "nginx.conf"
+    before = reference.readlink()
+    scene.add("before")
+    until(lambda: reference.readlink() != before, 5, "a newer configuration")
+    match scene.chance.choice(["file", "gone", "older"]):
+        case "file":
+            reference.unlink()
+            reference.write_text("events {} http { server { listen 80; return 418; } }\n")
+        case "gone":
+            reference.unlink()
+        case _:
+            reference.unlink()
+            reference.symlink_to(before)
+    newcomer(scene)
+
+
+@fault(spoils=True, short=True)
+def object_deleted(scene: Scene) -> None:
+    """Somebody deletes a file that the live configuration includes."""
+    live_object(scene, f"{scene.chance.choice(['north', 'south'])}.example").unlink()
+    newcomer(scene)
+
+
+@fault(spoils=True)
+def object_overwritten(scene: Scene) -> None:
+    """Somebody writes into a file that the live configuration includes: nonsense, or another answer."""
+    text = scene.chance.choice(["retrun;\n", "", "# nothing\n"])
+    live_object(scene, f"{scene.chance.choice(['north', 'south'])}.example").write_text(text, encoding="utf-8")
+    newcomer(scene)
+
+
+@fault(spoils=True)
+def manifest_deleted(scene: Scene) -> None:
+    """Somebody empties the directory of manifests, and nginx is told to reload."""
+    for path in (directory(scene) / "manifests").iterdir():
+        path.unlink()
+    scene.rig.client.kill(scene.controller.nginx, "HUP")
+    newcomer(scene)
