@@ -8,7 +8,7 @@ from typing import Protocol
 import click
 from rich.console import Console
 
-from benchmarks import cost, idle, loss, speed
+from benchmarks import cost, idle, loss, scale, speed
 from benchmarks.figures import Figures, publish
 
 
@@ -16,7 +16,13 @@ class Benchmark(Protocol):
     def __call__(self, *, short: bool) -> Figures: ...
 
 
-BENCHMARKS: dict[str, Benchmark] = {"speed": speed.run, "cost": cost.run, "loss": loss.run, "idle": idle.run}
+BENCHMARKS: dict[str, Benchmark] = {
+    "speed": speed.run,
+    "cost": cost.run,
+    "loss": loss.run,
+    "idle": idle.run,
+    "scale": scale.run,
+}
 
 
 @click.command()

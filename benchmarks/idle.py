@@ -36,10 +36,11 @@ def run(*, short: bool) -> Figures:
         )
 
 
-def resident(pid: int) -> float:
-    """Resident memory of a process in MiB."""
+def resident(pid: int, *, peak: bool = False) -> float:
+    """Resident memory of a process in MiB: now, or the most that it ever had."""
+    name = "VmHWM:" if peak else "VmRSS:"
     lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def _figures(*, containers: int, seconds: float, cpu: float, memory: float, reloads: int) -> Figures:

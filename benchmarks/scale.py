@@ -1,0 +1,229 @@
+"""Thousands of routed containers: how soon all of them are live, and what one more costs.
+
+The containers are simulated; nginx, its reloads, the health checks and the requests are real (see tests/simulated.py). Every
+container has one host, a compose project of its own, and the default check, a TCP connection each 5 s. All of it shares the same
+cores: the controller, nginx, the simulated engine, and the backend that answers checks and requests.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+
+from benchmarks.cost import cpu_seconds
+from benchmarks.figures import Figures, Value, median
+from benchmarks.idle import resident
+from tests.rig import LOOPBACK, Controller, Rig, ask, until
+from tests.simulated import Simulation
+
+SIZES, SHORT_SIZES = (1_000, 10_000), (100,)
+ROUNDS, SHORT_ROUNDS = 5, 1
+IDLE, SHORT_IDLE = 60, 5
+"""Seconds in which nothing happens; two of the controller's readings of everything are in a minute."""
+SETTLE = 5.0
+QUIET = 2.0
+"""Seconds after a change is live until the controller is done with it."""
+WITHIN = 180.0
+SAMPLE = 20
+TARGET_START, TARGET_MORE, TARGET_CALLS, TARGET_CPU, TARGET_MEMORY = 8.0, 3.5, 3, 0.2, 120.0
+TRAEFIK = {1_000: ("0.5 s", "0.57 s", "1,005", "0.47 s", "113 MiB"), 10_000: ("4.1 s", "5.1 s", "10,004", "5.2 s", "245 MiB")}
+"""Traefik 3.7.15 without health checks at a simulated engine, measured on another day: all routed, one more (event to routed),
+engine calls for it, CPU for it, memory."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """Seconds, unless said otherwise; of one number of containers."""
+
+    count: int
+    start: float = 0.0
+    idle_percent: float = 0.0
+    more: list[float] = field(default_factory=list)
+    more_cpu: list[float] = field(default_factory=list)
+    calls: Counter[str] = field(default_factory=Counter)
+    """For one more, the round that had most."""
+    less: list[float] = field(default_factory=list)
+    test: float = 0.0
+    reload: float = 0.0
+    memory: float = 0.0
+    peak: float = 0.0
+    """MiB."""
+    silent: int = 0
+    """Hosts that did not answer when all were said to be live."""
+
+
+def run(*, short: bool) -> Figures:
+    rounds, idle = (SHORT_ROUNDS, SHORT_IDLE) if short else (ROUNDS, IDLE)
+    return _figures([_measure(size, rounds, idle) for size in (SHORT_SIZES if short else SIZES)])
+
+
+def _measure(count: int, rounds: int, idle: int) -> Findings:
+    with Rig() as rig, Simulation(rig, count) as simulation:
+        found = Findings(count)
+        controller = rig.controller(simulation.sections, start=False)
+        began = time.monotonic()
+        controller.start(wait=False)
+        _wait_live(controller, simulation.hosts)
+        found.start = time.monotonic() - began
+        found.silent = _silent(controller.port, simulation.hosts)
+        time.sleep(SETTLE)
+        resting = _rest(found, controller.pid, idle)
+        found.test = median([_tested(rig, controller) for _ in range(rounds)])
+        found.reload = median([_reloaded(rig, controller) for _ in range(rounds)])
+        while len(found.more_cpu) < rounds and len(found.more) < 3 * rounds:
+            host = _one_more(found, simulation, controller, resting)
+            since = simulation.remove(host)
+            _wait_answer(controller, host, yes=False)
+            found.less.append(time.time() - since)
+            time.sleep(QUIET)
+        found.memory, found.peak = resident(controller.pid), resident(controller.pid, peak=True)
+        return found
+
+
+def _wait_live(controller: Controller, hosts: list[str]) -> None:
+    """A sample of the hosts answers, and the controller says that all is well."""
+    for host in [*hosts[:: max(1, len(hosts) // SAMPLE)], hosts[-1]]:
+        _wait_answer(controller, host)
+    port = int(controller.api.rpartition(":")[2])
+    until(lambda: ask(port, controller.api, "/readyz").status == 200, WITHIN, "a controller that is ready")
+
+
+def _wait_answer(controller: Controller, host: str, *, yes: bool = True) -> None:
+    until(lambda: (controller.ask(host).status == 200) == yes, WITHIN, f"{'a' if yes else 'no'} 200 from {host}")
+
+
+def _silent(port: int, hosts: list[str]) -> int:
+    """How many of them do not answer 200."""
+    silent = 0
+    with closing(HTTPConnection(LOOPBACK, port, timeout=5)) as connection:
+        for host in hosts:
+            connection.request("GET", "/", headers={"Host": host})
+            response = connection.getresponse()
+            response.read()
+            silent += response.status != 200
+    return silent
+
+
+def _rest(found: Findings, pid: int, seconds: int) -> float:
+    """Seconds of CPU in a second in which the controller does nothing but its checks, the readings of everything left out."""
+    slices = []
+    began, first = time.monotonic(), cpu_seconds(pid)
+    for _ in range(seconds):
+        before = cpu_seconds(pid)
+        time.sleep(1)
+        slices.append(cpu_seconds(pid) - before)
+    found.idle_percent = (cpu_seconds(pid) - first) / (time.monotonic() - began) * 100
+    return median(slices)
+
+
+def _one_more(found: Findings, simulation: Simulation, controller: Controller, resting: float) -> str:
+    """The CPU counts of a round in which the controller did not happen to read everything anew, as it does each 30 s."""
+    simulation.calls()
+    began, before = time.monotonic(), cpu_seconds(controller.pid)
+    (host,), since = simulation.run()
+    _wait_answer(controller, host)
+    found.more.append(time.time() - since)
+    time.sleep(QUIET)
+    spent = cpu_seconds(controller.pid) - before - resting * (time.monotonic() - began)
+    calls = simulation.calls()
+    if not calls["GET /containers/json"]:
+        found.more_cpu.append(max(spent, 0.0))
+        found.calls = max(found.calls, calls, key=Counter.total)
+    return host
+
+
+def _tested(rig: Rig, controller: Controller) -> float:
+    """`nginx -t` of what is live."""
+    began = time.monotonic()
+    made = rig.client.exec_create(controller.nginx, ["nginx", "-t", "-q", "-c", "/etc/proxyctl/conf/nginx.conf"])
+    rig.client.exec_start(made["Id"])
+    assert rig.client.exec_inspect(made["Id"])["ExitCode"] == 0
+    return time.monotonic() - began
+
+
+def _reloaded(rig: Rig, controller: Controller) -> float:
+    """A reload of what is live, by hand: until no worker from before takes connections."""
+
+    def serving() -> set[str]:
+        rows = rig.client.top(controller.nginx, "-eo pid,args")["Processes"]
+        return {pid for pid, title in rows if title.startswith("nginx: worker process") and "shutting down" not in title}
+
+    before, began = serving(), time.monotonic()
+    rig.client.kill(controller.nginx, "HUP")
+    until(lambda: (now := serving()) and not now & before, WITHIN, "new workers")
+    took = time.monotonic() - began
+    time.sleep(QUIET)
+    return took
+
+
+def _figures(all_found: list[Findings]) -> Figures:
+    """The targets are for the greatest number."""
+    last, missed = all_found[-1], list[str]()
+    targets = (
+        ("start to all live", last.start, TARGET_START, "s"),
+        ("one more", max(last.more), TARGET_MORE, "s"),
+        ("engine calls", last.calls.total(), TARGET_CALLS, ""),
+        ("CPU for one more", median(last.more_cpu or [0.0]), TARGET_CPU, "s"),
+        ("memory", last.memory, TARGET_MEMORY, "MiB"),
+    )
+    missed += [f"{what} {value:.3g} {unit}".strip() + f", wanted {most:g}" for what, value, most, unit in targets if value > most]
+    missed += [f"{found.silent} of {found.count} hosts did not answer" for found in all_found if found.silent]
+    rows: list[tuple[str, ...]] = []
+    rivals = [TRAEFIK.get(found.count, ("",) * 5) for found in all_found]
+
+    def row(what: str, own: Callable[[Findings], str], wanted: str = "", rival: int | None = None) -> None:
+        cells = [(own(found), rivals[i][rival] if rival is not None else "") for i, found in enumerate(all_found)]
+        rows.append((what, *(cell for pair in cells for cell in pair), wanted))
+
+    row("process started -> every host live", lambda f: f"{f.start:.1f} s", f"{TARGET_START:g} s", 0)
+    row("one more: start event -> first 200, median / worst", lambda f: _both(f.more), f"{TARGET_MORE:g} s", 1)
+    row("  of that nginx's own: a reload by hand", lambda f: f"{f.reload:.2f} s")
+    row("  nginx -t by hand", lambda f: f"{f.test:.2f} s")
+    row("  engine calls for it", lambda f: str(f.calls.total()), str(TARGET_CALLS), 2)
+    row("  controller's CPU for it, median / worst", lambda f: _both(f.more_cpu), f"{TARGET_CPU:g} s", 3)
+    row("one less: die event -> no more 200, median / worst", lambda f: _both(f.less))
+    row("idle CPU, of one core", lambda f: f"{f.idle_percent:.1f} %")
+    row("memory", lambda f: f"{f.memory:.0f} MiB", f"{TARGET_MEMORY:g} MiB", 4)
+    row("memory, peak", lambda f: f"{f.peak:.0f} MiB")
+    calls = ", ".join(f"{number} {what}" for what, number in last.calls.most_common())
+    return Figures(
+        name="scale",
+        title=(
+            "scale: simulated containers, a real nginx, real checks and requests; nothing else is simulated\n"
+            f"engine calls for one more: {calls}; {os.cpu_count()} cores\n"
+            "Traefik 3.7.15 without health checks, measured on another day"
+        ),
+        columns=("", *(name for found in all_found for name in (f"{found.count:,}", "Traefik")), "wanted"),
+        rows=rows,
+        values=_values(all_found),
+        missed=missed,
+    )
+
+
+def _both(values: list[float]) -> str:
+    return f"{median(values):.2f} / {max(values):.2f} s" if values else "not measured"
+
+
+def _values(all_found: list[Findings]) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for found in all_found:
+        of = f"{found.count}_"
+        values |= {
+            f"{of}start_s": round(found.start, 2),
+            f"{of}more_s": round(median(found.more), 3),
+            f"{of}more_cpu_s": round(median(found.more_cpu or [-1.0]), 3),
+            f"{of}more_calls": found.calls.total(),
+            f"{of}less_s": round(median(found.less), 3),
+            f"{of}nginx_test_s": round(found.test, 3),
+            f"{of}nginx_reload_s": round(found.reload, 3),
+            f"{of}idle_percent": round(found.idle_percent, 2),
+            f"{of}memory_mib": round(found.memory, 1),
+            f"{of}peak_mib": round(found.peak, 1),
+            f"{of}silent": found.silent,
+        }
+    return values
