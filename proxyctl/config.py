@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -275,10 +275,7 @@ def _check_values(config: Config) -> None:
         except ValueError as error:
             raise values.BadValue(f"nginx.trusted_proxies: {error}", "write networks like 10.0.0.0/8") from error
     for what, text in (("nginx.container", nginx.container), ("discovery.label_prefix", config.discovery.label_prefix)):
-        try:
-            values.name(text)
-        except values.BadValue as bad:
-            raise values.BadValue(f"{what}: {bad.problem}", bad.hint) from bad
+        _of(what, values.name, text)
     for what, number, low, high in (
         ("nginx.worker_processes", nginx.worker_processes, 0, 512),
         ("nginx.worker_shutdown_timeout", nginx.worker_shutdown_timeout, 1, 7 * 86400),
@@ -291,8 +288,44 @@ def _check_values(config: Config) -> None:
         if not low <= number <= high:
             raise values.BadValue(f"{what} = {number:g} is out of range", f"write a value from {low:g} to {high:g}")
     _check_api(config.api)
-    if config.discovery.default_host and "{service}" not in config.discovery.default_host:
+    _check_discovery(config.discovery)
+    for rule in config.claims:
+        _check_claim(rule)
+
+
+def _check_discovery(discovery: Discovery) -> None:
+    if not all(discovery.label_prefix.split(".")):
+        raise values.BadValue(
+            f"discovery.label_prefix: {discovery.label_prefix!a} has a dot at its end, or two", "write it without: dots are added"
+        )
+    if discovery.network:
+        _of("discovery.network", values.name, discovery.network)
+    if not discovery.default_host:
+        return
+    if "{service}" not in discovery.default_host:
         raise values.BadValue("discovery.default_host has no {service} in it", "write a name like {service}.home.example")
+    _of("discovery.default_host", values.host, discovery.default_host.replace("{service}", "service"))
+
+
+def _check_claim(rule: Claim) -> None:
+    for pattern in rule.hosts:
+        if not re.fullmatch(r"[a-z0-9_.*?!\[\]-]+", pattern, re.ASCII):
+            raise values.BadValue(
+                f"claims.hosts: {values.shown(pattern)} is no pattern of hosts",
+                "write it in lower case, like *.shop.example",
+            )
+    for path in rule.paths:
+        right = _of("claims.paths", values.path, path)
+        if path != right:
+            raise values.BadValue(f"claims.paths: {values.shown(path)} is not as places are written", f"write {right}")
+
+
+def _of(key: str, parse: Callable[[str], str], text: str) -> str:
+    """The parsed text; what is wrong with it is said of the key."""
+    try:
+        return parse(text)
+    except values.BadValue as bad:
+        raise values.BadValue(f"{key}: {bad.problem}", bad.hint) from bad
 
 
 def _check_api(api: Api) -> None:
