@@ -31,8 +31,9 @@ demo: few ## what it does, in a few minutes; KEEP=1 leaves it running
 test: setup check ## everything: setup, check, tests
 	$(ENGINE) .venv/bin/pytest
 
-chaos: few ## every fault with five seeds, on a real engine under load; SEED=7 begins with another one
+chaos: few ## every fault with five seeds, on a real engine under load, then 10,000 crowds of hostile labels; SEED=7 begins with another one
 	$(ENGINE) .venv/bin/python -m tests.chaos --seed $(or $(SEED),1) --seeds 5
+	HYPOTHESIS_PROFILE=chaos .venv/bin/pytest -s tests/unit/test_injection.py
 
 check: ## format, lint, types, borders; needs no engine
 	scripts/testbed venv
