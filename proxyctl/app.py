@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ from proxyctl.serve import page, standing
 from proxyctl.serve.front import Front
 from proxyctl.serve.history import History
 from proxyctl.serve.log import CycleLog
+from proxyctl.serve.notify import Notifier, Systemd
 from proxyctl.state import StateStore
 
 log = structlog.get_logger()
@@ -46,13 +48,12 @@ def shipped_templates() -> Path:
     return inside if inside.is_dir() else inside.parent.parent / "templates"
 
 
-def read_templates(config_file: Path) -> dict[str, str]:
+def read_renderer(config_file: Path) -> vhosts.Renderer:
     """The shipped templates, each replaced by the file of its name in `templates/` beside the configuration."""
-    own = config_file.parent / "templates"
-    return {
-        name: ((own if (own / name).is_file() else shipped_templates()) / name).read_text(encoding="utf-8")
-        for name in vhosts.TEMPLATES
-    }
+    own = [name for name in vhosts.TEMPLATES if (config_file.parent / "templates" / name).is_file()]
+    folders = {name: config_file.parent / "templates" if name in own else shipped_templates() for name in vhosts.TEMPLATES}
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name, folder in folders.items()}
+    return vhosts.Renderer(texts, shipped=not own)
 
 
 def read_page(config_file: Path) -> str:
@@ -77,7 +78,7 @@ def build_policy(config: Config, config_file: Path, token: str) -> Policy:
             token=token,
             wait_after_boot=config.nginx.cold_start == "wait",
         ),
-        renderer=vhosts.Renderer(read_templates(config_file)),
+        renderer=read_renderer(config_file),
         operator_files=read_operator_files(config),
         claims=claim_rules(config),
         own_ports=own_ports(config),
@@ -128,6 +129,9 @@ class App:
         self._sinks: list[Callable[[CycleReport], None]] = [CycleLog()]
         self.front: Front | None = None
         self.controller: Controller | None = None
+        self.systemd: Systemd | None = None
+        self._offered: Policy | None = None
+        """The latest that was read, until it is taken over."""
 
     def _noted(self, event: EngineEvent) -> None:
         """Events of nginx are ours to look at, but for `kill` with SIGHUP: those are mostly our own reloads."""
@@ -143,6 +147,12 @@ class App:
     def _told(self, report: CycleReport) -> None:
         for sink in self._sinks:
             sink(report)
+        if self._offered and self.controller and self.systemd:
+            taken = self.controller.policy is self._offered
+            if taken or report.error:
+                self.systemd.reloaded("" if taken else report.error)
+            if taken:
+                self._offered = None
 
     def _changed(self, probe: Probe, result: ProbeResult, since: float) -> None:
         reason = f"{probe.target.address}:{probe.target.port} is {result.state}"
@@ -195,7 +205,7 @@ class App:
             label_prefix=config.discovery.label_prefix,
         )
 
-    def _build_front(self, controller: Controller) -> Front:
+    def _standing(self, controller: Controller) -> Callable[[History], standing.Standing]:
         place = standing.Place(
             version=__version__,
             endpoint=self.engine.endpoint,
@@ -206,33 +216,42 @@ class App:
         )
 
         def read(history: History) -> standing.Standing:
-            return standing.read(controller, place, history, connected=self.events.connected)
+            waiting = self.engine.waiting > 0
+            return standing.read(controller, place, history, connected=self.events.connected, waiting=waiting)
 
+        return read
+
+    def _build_front(self, controller: Controller) -> Front:
         async def workers() -> Sequence[NginxWorker]:
             nginx = controller.nginx
             return await list_workers(self.engine, nginx) if nginx else []
 
-        return Front(self.config, read, workers, lambda: read_page(self.config_file))
+        return Front(self.config, self._standing(controller), workers, lambda: read_page(self.config_file))
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. nginx goes on with what is live."""
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        stop, hangup = asyncio.Event(), asyncio.Event()
+        for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
+            asyncio.get_running_loop().add_signal_handler(number, event.set)
         controller = await self.build()
-        self.front = self._build_front(controller)
-        self._sinks += self.front.sinks
+        front = self.front = self._build_front(controller)
+        read = self._standing(controller)
+        systemd = self.systemd = Systemd(Notifier(os.environ), lambda: read(front.history))
+        self._sinks += [*front.sinks, systemd]
         try:
-            await self.front.start()
+            await front.start()
             self.wakes.post(Wake(("start",), relist=True))
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(controller.run(), name="controller"),
                     group.create_task(self.events.run(), name="events"),
                     group.create_task(events.tick(self.wakes, self.config.discovery.resync), name="resync"),
-                    group.create_task(self._follow_files(controller), name="files"),
+                    group.create_task(self._follow_files(controller, systemd), name="files"),
+                    group.create_task(self._follow_hangups(controller, systemd, hangup), name="hangups"),
+                    group.create_task(systemd.run(), name="systemd"),
                 ]
                 await stop.wait()
+                systemd.stopping()
                 for task in tasks:
                     task.cancel()
         finally:
@@ -246,8 +265,8 @@ class App:
         self.engine.close()
         self.store.release()
 
-    async def _follow_files(self, controller: Controller) -> None:
-        """Configuration, templates and hand-written vhosts: read anew when they change; a bad file changes nothing."""
+    async def _follow_files(self, controller: Controller, systemd: Systemd) -> None:
+        """Configuration, templates and hand-written vhosts: read anew when they change."""
         templates, sites = self.config_file.parent / "templates", self.config.nginx_dir / "sites"
 
         def wanted(path: Path) -> bool:
@@ -258,18 +277,30 @@ class App:
             )
 
         async for paths in events.changes((self.config_file.parent, templates, sites), wanted):
-            names = ", ".join(sorted(path.name for path in paths))
-            try:
-                config = configuration.load(self.config_file if self.config_file.exists() else None)
-                policy = build_policy(config, self.config_file, controller.state.token)
-                prefix = self.config.discovery.label_prefix
-                controller.offer(replace(policy, defaults=replace(policy.defaults, prefix=prefix)))
-            except (ConfigError, OSError, UnicodeDecodeError) as error:
-                log.error("configuration not taken over", files=names, error=str(error))  # noqa: TRY400 - its words are enough
-                continue
-            log.info("configuration read", files=names)
-            if fixed_at_start(config) != fixed_at_start(self.config):
-                log.warning(
-                    "some changes need a restart",
-                    keys="docker, state, api, discovery.label_prefix, discovery.resync and the nginx container's",
-                )
+            self._read_anew(controller, systemd, ", ".join(sorted(path.name for path in paths)))
+
+    async def _follow_hangups(self, controller: Controller, systemd: Systemd, hangup: asyncio.Event) -> None:
+        while True:
+            await hangup.wait()
+            hangup.clear()
+            self._read_anew(controller, systemd, "all, at SIGHUP")
+
+    def _read_anew(self, controller: Controller, systemd: Systemd, names: str) -> None:
+        """A bad file changes nothing."""
+        systemd.reloading()
+        try:
+            config = configuration.load(self.config_file if self.config_file.exists() else None)
+            policy = build_policy(config, self.config_file, controller.state.token)
+            prefix = self.config.discovery.label_prefix
+            self._offered = replace(policy, defaults=replace(policy.defaults, prefix=prefix))
+            controller.offer(self._offered)
+        except (ConfigError, OSError, UnicodeDecodeError) as error:
+            log.error("configuration not taken over", files=names, error=str(error))  # noqa: TRY400 - its words are enough
+            systemd.reloaded(str(error))
+            return
+        log.info("configuration read", files=names)
+        if fixed_at_start(config) != fixed_at_start(self.config):
+            log.warning(
+                "some changes need a restart",
+                keys="docker, state, api, discovery.label_prefix, discovery.resync and the nginx container's",
+            )

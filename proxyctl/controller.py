@@ -249,7 +249,7 @@ class Controller:
             wanted = Served(table, before.operator_files)
             served = self._acceptance.reduce(wanted, wanted)
             with course.stage("test"):
-                await self._parts.tester.test(await self._parts.drafts.write(self._render(course, served, nginx)), nginx)
+                await self._acceptance.test(self._render(course, served, nginx), nginx)
             self._acceptance.pardon()
             judged = True
         except (Refused, TemplateError, ValueError):

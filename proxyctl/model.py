@@ -295,22 +295,62 @@ class Plan:
 
 # ---------------------------------------------------------------- what nginx is given
 
+OWN_FILE = "file "
+"""Sources are `file own.conf` for hand-written vhosts and the plain host name for a rendered one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigPart:
+    """What is written for one host, or one hand-written file."""
+
+    source: str
+    """The host, or `file own.conf`."""
+    text: str
+    forms: tuple[str, ...]
+    """Digests of what nginx must have accepted, one of them: target addresses, ports and weights do not change them. The first is
+    its own; a place without targets is known from the form with targets too."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """Parts that are written as one file, since thousands of files cost more than they are worth."""
+
+    parts: tuple[ConfigPart, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts)
+
+    def source_at(self, line: int) -> str:
+        """Which part has this line, counted from 1."""
+        for part in self.parts:
+            line -= part.text.count("\n")
+            if line <= 0:
+                return part.source
+        return self.parts[-1].source
+
 
 @dataclass(frozen=True, slots=True)
 class FileSet:
-    """Rendered configuration. Object names are digests of their content; `digest` names the whole."""
+    """Rendered configuration. Names of objects are digests of their content; `digest` names the whole."""
 
     digest: str
     main: str
     """nginx.conf: settings and one include of the manifest, as published."""
     draft_main: str
-    """The same with the manifest included directly: `nginx -t` must see it before this boot has published anything."""
+    """The same with the draft's own list included: `nginx -t` must see it before this boot has published anything."""
     manifest: str
-    objects: Mapping[str, str]
-    sources: Mapping[str, str]
-    """Objects by name -> what they were made for: a host, or `file own.conf`."""
-    shapes: frozenset[str]
-    """Digests of everything that nginx must accept; target addresses, ports and weights do not change them."""
+    frame: str
+    """The manifest without objects."""
+    frame_form: str
+    """Digest of everything but the objects."""
+    objects: Mapping[str, ConfigFile]
+    sample: str
+    """The object that drafts hold in addition: the form of a place without targets."""
+    objects_dir: str
+    """As nginx sees it."""
+    separable: bool
+    """Objects cannot harm each other, so that nginx may be asked about some of them: the templates are the shipped ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proxyctl.model import FileSet
 
 _NAMED = re.compile(r"^\s*(?:server_name ([^;\s]+)|upstream ([^\s{]+))", re.MULTILINE)
+_BLOCK = re.compile(r"^(?=server |upstream )", re.MULTILINE)
 _OBJECT = re.compile(r"/objects/([0-9a-f]+\.conf)\b")
 
 
@@ -44,7 +45,7 @@ def _files(fileset: FileSet) -> Mapping[str, str]:
     return {
         f"mains/{fileset.digest}.conf": fileset.main,
         f"manifests/{fileset.digest}.conf": fileset.manifest,
-        **{f"objects/{name}": fileset.objects[name] for name in included},
+        **{f"objects/{name}": fileset.objects[name].text for name in included},
     }
 
 
@@ -103,9 +104,10 @@ def _by_subject(files: Mapping[str, str]) -> Mapping[str, str]:
         folder, _, file = name.partition("/")
         digest = file.removesuffix(".conf")
         if folder == "objects":
-            match = _NAMED.search(text)
-            subject = (f"server {match[1]}" if match[1] else f"upstream {match[2]}") if match else f"site {digest}"
-            found[subject] = text
+            for block in filter(None, _BLOCK.split(text)):
+                match = _NAMED.search(block)
+                subject = (f"server {match[1]}" if match[1] else f"upstream {match[2]}") if match else f"site {digest}"
+                found[subject] = found.get(subject, "") + block
         else:
             plain = "".join(line for line in text.splitlines(keepends=True) if not _OBJECT.search(line))
             found["nginx.conf" if folder == "mains" else "manifest"] = plain.replace(digest, "DIGEST")

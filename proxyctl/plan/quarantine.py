@@ -10,27 +10,39 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from proxyctl.model import FileSet, Location, Refusal, Rejection, RouteTable, VirtualHost
+from proxyctl.model import OWN_FILE, FileSet, Location, Refusal, Rejection, RouteTable, VirtualHost
 
-OBJECT = re.compile(r"/objects/([0-9a-f]{32}\.conf)\b", re.ASCII)
+OBJECT = re.compile(r"/objects/([0-9a-f]{32}\.conf)(?::([0-9]{1,9}))?", re.ASCII)
 QUOTED = re.compile(r'"([^"]{3,})"')
-OWN_FILE = "file "
-"""Sources are `file own.conf` for hand-written vhosts and the plain host name for a rendered one."""
 
 
-def culprits(reason: str, refused: FileSet, accepted: Mapping[str, str]) -> frozenset[str]:
-    """Sources to leave out: of the object that nginx names, else of those that hold the name it quotes, else all that are new.
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """Sources to leave out. `certain`: nginx named them; else they are all that is new, good ones among them."""
 
-    `accepted`: the objects of the last configuration that nginx took, by name. Empty when the draft has nothing new: then what
-    nginx refuses is the frame around the vhosts, and nothing can be left out.
+    sources: frozenset[str]
+    certain: bool = True
+
+
+def culprits(reason: str, refused: FileSet, accepted: FileSet | None) -> Suspects:
+    """The parts that nginx names by file and line, else those that hold the name it quotes, else all that are new.
+
+    `accepted`: the last configuration that nginx took. Nobody when the draft has nothing new: then what nginx refuses is the
+    frame around the vhosts, and nothing can be left out.
     """
-    new = {name: source for name, source in refused.sources.items() if name not in accepted}
-    named = {refused.sources[name] for name in OBJECT.findall(reason) if name in refused.sources}
+    known = {part.text for file in accepted.objects.values() for part in file.parts} if accepted else set()
+    named = set()
+    for name, line in OBJECT.findall(reason):
+        file = refused.objects.get(name)
+        if file and name != refused.sample:
+            named |= {file.source_at(int(line))} if line else {part.source for part in file.parts}
     if named:
-        return frozenset(named)
+        return Suspects(frozenset(named))
+    objects = (file for name, file in refused.objects.items() if name != refused.sample)
+    new = [part for file in objects for part in file.parts if part.text not in known]
     quoted = [text for text in QUOTED.findall(reason) if "/" not in text or "objects" not in text]
-    holders = {source for name, source in new.items() if any(text in refused.objects[name] for text in quoted)}
-    return frozenset(holders or new.values())
+    holders = frozenset(part.source for part in new if any(text in part.text for text in quoted))
+    return Suspects(holders or frozenset(part.source for part in new), certain=bool(holders))
 
 
 @dataclass(frozen=True, slots=True)

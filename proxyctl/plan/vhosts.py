@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 
-from proxyctl.model import FileSet, Location, NginxView, RouteTable, VirtualHost
-from proxyctl.plan.quarantine import OWN_FILE
+from proxyctl.model import OWN_FILE, ConfigFile, ConfigPart, FileSet, Location, NginxView, RouteTable, VirtualHost
 
 TEMPLATES = ("nginx.conf.j2", "manifest.conf.j2", "server.conf.j2", "upstream.conf.j2", "headers.j2")
 """What an operator can override one by one."""
+GROUP_DIGITS = 2
+"""Of a digest in hex: hosts go into 256 files."""
 
 _SAFE = re.compile(r"[A-Za-z0-9._~+@:=*/\[\]-]*", re.ASCII)
 _NOBODY = Location(path="/", strip_path=False, scheme="http", service="", route="", targets=(), fail_open=False)
+_BLANK = ({"address": "127.0.0.1", "port": 1, "weight": 1},)
 _SAMPLE = VirtualHost("sample.proxyctl.invalid", (_NOBODY, replace(_NOBODY, path="/p", strip_path=True)))
 
 
@@ -39,17 +41,26 @@ class NginxSettings:
 
 
 class Renderer:
-    """Renders with one set of templates. Remembers the files of the latest table, so that a cycle renders what changed."""
+    """Renders with one set of templates. Remembers what it has rendered, so that a cycle renders what changed.
 
-    def __init__(self, templates: Mapping[str, str]) -> None:
+    `shipped`: the templates are those of the package. An operator's own may refer from one host to another, and may be wrong in
+    ways that only a later line shows; then each host has a file of its own, and nginx is asked about the whole.
+    """
+
+    def __init__(self, templates: Mapping[str, str], *, shipped: bool = False) -> None:
         self._environment = Environment(
             loader=DictLoader(dict(templates)),
             undefined=StrictUndefined,
             autoescape=False,  # noqa: S701 - nginx syntax, not HTML; every value is checked against _SAFE
             keep_trailing_newline=True,
+            auto_reload=False,
         )
+        self._shipped = shipped
         self._common: Mapping[str, object] = {}
-        self._cache: dict[VirtualHost, tuple[_Rendered, ...]] = {}
+        self._hosts: dict[str, _Made] = {}
+        self._hosts_before: dict[str, _Made] = {}
+        """Of the table before: what is live and what is coming are rendered in turn."""
+        self._files: dict[str, tuple[str, ConfigFile]] = {}
 
     def render(self, table: RouteTable, nginx: NginxView, settings: NginxSettings, operator_files: Mapping[str, str]) -> FileSet:
         """Raises jinja2.TemplateError when a template is wrong, ValueError when a value is not safe to write."""
@@ -59,16 +70,15 @@ class Renderer:
             "host": "$host$is_request_port$request_port" if nginx.version >= (1, 29, 3) else "$host$proxyctl_port",
             "trusted_proxies": [_safe(cidr) for cidr in settings.trusted_proxies],
         }
-        known = self._cache if self._common == common else {}
-        rendered = {vhost: known.get(vhost) or self._vhost(vhost, common) for vhost in table.vhosts}
-        self._cache, self._common = rendered, common
-        sources = {file.name: vhost.host for vhost, group in rendered.items() for file in group}
-        files = [file for group in rendered.values() for file in group]
+        if common != self._common:
+            self._common, self._hosts, self._hosts_before = common, {}, {}
+        objects = self._objects(table)
         for name, text in sorted(operator_files.items()):
-            files.append(_Rendered(text, text))
-            sources[files[-1].name] = f"{OWN_FILE}{name}"
-        dead = self._server(_SAMPLE, common, dead_too=True)
-        sample = _Rendered(dead, dead)
+            part = ConfigPart(f"{OWN_FILE}{name}", text, (_digest(text),))
+            objects.setdefault(f"{_digest(text)}.conf", ConfigFile((part,)))
+        included = list(objects)
+        dead = self._server(_SAMPLE, _none)
+        sample = f"{_digest(dead)}.conf"
         hosts = [vhost.host for vhost in table.vhosts]
         main = common | {
             "workers": settings.workers,
@@ -77,33 +87,29 @@ class Renderer:
             "names_max": max(1024, _power_of_two(2 * len(hosts))),
             "logs_dir": _safe(nginx.logs_dir),
         }
-        manifest = common | {
-            "token": _safe(settings.token),
-            "objects_dir": _safe(f"{nginx.conf_dir}/objects"),
-            "objects": [file.name for file in files],
-        }
-        frame = self._main(main, ["-"]) + self._manifest(manifest | {"objects": ["-"]}, "-")
+        objects_dir = _safe(f"{nginx.conf_dir}/objects")
+        manifest = common | {"token": _safe(settings.token), "objects_dir": objects_dir}
+        frame = self._main(main, "-") + self._manifest(manifest, ["-"], "-") + dead + self._upstream(_SAMPLE.host, _NOBODY)
         mark = f"{_safe(nginx.runtime_dir)}/liv[e]" if settings.wait_after_boot else nginx.conf_dir
-        names = [file.name for file in (*files, sample)]
-        digest = _digest("\n".join((frame, mark, *names)))
-        direct = f"{nginx.conf_dir}/manifests/{digest}.conf"
-        published = f"{mark}/manifests/{digest}.conf"
-        objects = {file.name: file.text for file in (*files, sample)}
+        digest = _digest("\n".join((frame, mark, *included)))
         return FileSet(
             digest=digest,
-            main=self._main(main, [published]),
-            draft_main=self._main(main, [direct, f"{nginx.conf_dir}/objects/{sample.name}"]),
-            manifest=self._manifest(manifest, digest),
-            objects=objects,
-            sources=sources,
-            shapes=frozenset({_digest(frame), *(_digest(file.shape) for file in (*files, sample))}),
+            main=self._main(main, f"{mark}/manifests/{digest}.conf"),
+            draft_main=self._main(main, f"{nginx.conf_dir}/drafts/{digest}.list.conf"),
+            manifest=self._manifest(manifest, included, digest),
+            frame=self._manifest(manifest, [], digest),
+            frame_form=_digest(frame),
+            objects=objects | {sample: ConfigFile((ConfigPart("", dead, ()),))},
+            sample=sample,
+            objects_dir=objects_dir,
+            separable=self._shipped,
         )
 
-    def _main(self, context: Mapping[str, object], includes: list[str]) -> str:
-        return self._text("nginx.conf.j2", context, includes=includes)
+    def _main(self, context: Mapping[str, object], include: str) -> str:
+        return self._text("nginx.conf.j2", context, include=include)
 
-    def _manifest(self, context: Mapping[str, object], digest: str) -> str:
-        return self._text("manifest.conf.j2", context, digest=digest)
+    def _manifest(self, context: Mapping[str, object], objects: list[str], digest: str) -> str:
+        return self._text("manifest.conf.j2", context, objects=objects, digest=digest)
 
     def _text(self, template: str, context: Mapping[str, object], **more: object) -> str:
         try:
@@ -111,41 +117,74 @@ class Renderer:
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise TemplateError(f"{template}: {error}") from error
 
-    def _vhost(self, vhost: VirtualHost, common: Mapping[str, object]) -> tuple[_Rendered, ...]:
-        text = self._server(vhost, common, dead_too=True)
-        alive = all(location.serving for location in vhost.locations)
-        shape = text if alive else self._server(vhost, common, dead_too=False)
-        upstreams = [self._upstream(vhost.host, location) for location in vhost.locations if location.serving]
-        return (_Rendered(text, shape), *upstreams)
+    # ------------------------------------------------------------ objects
 
-    def _server(self, vhost: VirtualHost, common: Mapping[str, object], *, dead_too: bool) -> str:
+    def _objects(self, table: RouteTable) -> dict[str, ConfigFile]:
+        """Files by name. A file whose parts are the same as last time is the same object."""
+        made: dict[str, _Made] = {}
+        groups: dict[str, list[ConfigPart]] = {}
+        for vhost in table.vhosts:
+            known = self._hosts.get(vhost.host)
+            if known is None or (known.vhost is not vhost and known.vhost != vhost):
+                known = self._hosts_before.get(vhost.host)
+                if known is None or (known.vhost is not vhost and known.vhost != vhost):
+                    known = self._make(vhost)
+            made[vhost.host] = known
+            groups.setdefault(known.group, []).append(known.part)
+        self._hosts, self._hosts_before = made, self._hosts
+        files: dict[str, tuple[str, ConfigFile]] = {}
+        for group, parts in sorted(groups.items()):
+            before = self._files.get(group)
+            if before is None or before[1].parts != tuple(parts):
+                file = ConfigFile(tuple(parts))
+                before = (f"{_digest(file.text)}.conf", file)
+            files[group] = before
+        self._files = files
+        return dict(files.values())
+
+    def _make(self, vhost: VirtualHost) -> _Made:
+        """One host. Its place in a file depends on its name alone, so that a change of one host rewrites one file."""
+        alive = self._server(vhost, _all)
+        form = _digest(alive)
+        text, forms = alive, [form]
+        if not all(location.serving for location in vhost.locations):
+            text = self._server(vhost, lambda location: bool(location.serving))
+            forms.insert(0, _digest(text))
+        upstreams = [self._upstream(vhost.host, location) for location in vhost.locations if location.serving]
+        group = _digest(vhost.host)[:GROUP_DIGITS] if self._shipped else vhost.host
+        return _Made(vhost, ConfigPart(vhost.host, text + "".join(upstreams), tuple(forms)), group)
+
+    def _server(self, vhost: VirtualHost, alive: Callable[[Location], bool]) -> str:
         locations = [
             {
                 "path": _safe(location.path),
                 "strip_path": location.strip_path,
                 "scheme": location.scheme,
                 "upstream": upstream_name(vhost.host, location.path),
-                "alive": bool(location.serving) or not dead_too,
+                "alive": alive(location),
             }
             for location in vhost.locations
         ]
-        return self._text("server.conf.j2", common, name=_safe(vhost.host), locations=locations)
+        return self._text("server.conf.j2", self._common, name=_safe(vhost.host), locations=locations)
 
-    def _upstream(self, host: str, location: Location) -> _Rendered:
+    def _upstream(self, host: str, location: Location) -> str:
         servers = [{"address": _bracketed(t.target.address), "port": t.target.port, "weight": t.weight} for t in location.serving]
-        name = {"name": upstream_name(host, location.path)}
-        blank = [{"address": "127.0.0.1", "port": 1, "weight": 1}]
-        return _Rendered(*(self._text("upstream.conf.j2", name, servers=group) for group in (servers, blank)))
+        return self._text("upstream.conf.j2", {"name": upstream_name(host, location.path)}, servers=servers or _BLANK)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rendered:
-    text: str
-    shape: str
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    vhost: VirtualHost
+    part: ConfigPart
+    group: str
 
-    @property
-    def name(self) -> str:
-        return f"{_digest(self.text)}.conf"
+
+def _all(_: Location) -> bool:
+    return True
+
+
+def _none(_: Location) -> bool:
+    return False
 
 
 def upstream_name(host: str, path: str) -> str:

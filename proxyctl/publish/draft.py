@@ -1,9 +1,10 @@
 """FileSet -> files on the state partition, under the one directory that nginx mounts.
 
-    objects/DIGEST.conf     one server or upstream block; the name is the digest of the content, so it is never rewritten
-    manifests/DIGEST.conf   the includes of one configuration
-    mains/DIGEST.conf       its nginx.conf
-    drafts/DIGEST.conf      the same for `nginx -t`
+    objects/DIGEST.conf       server and upstream blocks; the name is the digest of the content, so it is never rewritten
+    manifests/DIGEST.conf     the includes of one configuration
+    mains/DIGEST.conf         its nginx.conf
+    drafts/DIGEST.conf        the same for `nginx -t`
+    drafts/DIGEST.list.conf   what that includes: everything, or what nginx has not accepted yet
     nginx.conf              the one reference: a symlink to a main (promote.py moves it)
 
 A file appears under its name whole or not at all: temporary file, fsync, rename, fsync of the directory.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +22,15 @@ from proxyctl.files import sync_directory, write_whole
 from proxyctl.model import FileSet
 
 FOLDERS = ("objects", "manifests", "mains", "drafts")
+WRITERS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Written, referenced by nothing."""
+    """Written, referenced by nothing. `untested`: the objects that `nginx -t` sees; None: everything."""
 
     fileset: FileSet
+    untested: frozenset[str] | None = None
 
 
 class Drafts:
@@ -42,23 +46,27 @@ class Drafts:
             (self._directory / folder).mkdir(mode=0o755, parents=True, exist_ok=True)
         self._present = {f"{folder}/{path.name}" for folder in FOLDERS for path in (self._directory / folder).iterdir()}
 
-    async def write(self, fileset: FileSet) -> Draft:
+    async def write(self, fileset: FileSet, untested: frozenset[str] | None = None) -> Draft:
         """Raises OSError when the partition does not take it; nothing that is live is touched."""
-        wanted = {
-            **{f"objects/{name}": text for name, text in fileset.objects.items()},
+        objects = {f"objects/{name}": file for name, file in fileset.objects.items()}
+        missing = {name: file.text for name, file in objects.items() if name not in self._present}
+        texts = {
             f"manifests/{fileset.digest}.conf": fileset.manifest,
             f"mains/{fileset.digest}.conf": fileset.main,
             f"drafts/{fileset.digest}.conf": fileset.draft_main,
         }
-        missing = {name: text for name, text in wanted.items() if name not in self._present}
+        missing |= {name: text for name, text in texts.items() if name not in self._present}
+        if untested is None or untested:
+            missing[f"drafts/{fileset.digest}.list.conf"] = listing(fileset, untested)
         if missing:
             await asyncio.to_thread(self._write_all, missing)
             self._present |= missing.keys()
-        return Draft(fileset)
+        return Draft(fileset, untested)
 
     def _write_all(self, files: dict[str, str]) -> None:
-        for name, text in files.items():
-            write_whole(self._directory / name, text)
+        """Several at a time: an fsync takes the disk milliseconds, and a few of them together hardly more."""
+        with ThreadPoolExecutor(WRITERS) as writers:
+            list(writers.map(lambda item: write_whole(self._directory / item[0], item[1]), files.items()))
         for folder in {name.partition("/")[0] for name in files}:
             sync_directory(self._directory / folder)
 
@@ -68,6 +76,7 @@ class Drafts:
         for fileset in keep:
             needed |= {f"objects/{name}" for name in fileset.objects}
             needed |= {f"{folder}/{fileset.digest}.conf" for folder in FOLDERS[1:]}
+            needed.add(f"drafts/{fileset.digest}.list.conf")
         stale = self._present - needed
         if stale:
             await asyncio.to_thread(self._remove, stale)
@@ -77,3 +86,11 @@ class Drafts:
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
             (self._directory / name).unlink(missing_ok=True)
+
+
+def listing(fileset: FileSet, untested: frozenset[str] | None) -> str:
+    """What a draft includes. The frame is in it always: an object must go with it."""
+    if untested is None:
+        manifest = fileset.objects_dir.removesuffix("objects") + f"manifests/{fileset.digest}.conf"
+        return f"include {manifest};\ninclude {fileset.objects_dir}/{fileset.sample};\n"
+    return fileset.frame + "".join(f"include {fileset.objects_dir}/{name};\n" for name in sorted(untested | {fileset.sample}))

@@ -1,7 +1,9 @@
 """Draft -> Tested: nginx itself has accepted it, in its own container, or everything in it before.
 
-What was accepted is remembered by shape (see plan.vhosts), so a draft that differs in target addresses, ports and weights alone
-costs nothing, and what a `create` event announced has been tested before its `start`.
+What was accepted is remembered by form (see model.ConfigPart), so a draft that differs in target addresses, ports and weights
+alone costs nothing, and what a `create` event announced has been tested before its `start`. Of one that differs in some hosts,
+nginx sees those, with the frame and everything hand-written: what the shipped templates make of one host cannot clash with
+another's.
 """
 
 from __future__ import annotations
@@ -9,12 +11,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from proxyctl.model import FileSet
+from proxyctl.model import OWN_FILE, ConfigFile, FileSet
 from proxyctl.publish.draft import Draft
 from proxyctl.publish.nginx import Engine, NginxInstance
 
-MOST_SHAPES = 200_000
-"""Remembered shapes; past that, all are forgotten and tested again."""
+MOST_FORMS = 200_000
+"""Remembered forms; past that, all are forgotten and tested again."""
 
 
 class Refused(Exception):  # noqa: N818
@@ -39,24 +41,47 @@ class Tester:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._binary = ""
-        self._accepted: set[str] = set()
+        self._forms: set[str] = set()
+        self._files: set[str] = set()
+        """Names of objects whose forms are all accepted: most objects of a draft are those of the one before."""
 
-    def knows(self, fileset: FileSet, nginx: NginxInstance) -> bool:
-        """Whether nginx, this image of it, has accepted everything in it."""
-        return nginx.image_id == self._binary and fileset.shapes <= self._accepted
+    def untested(self, fileset: FileSet, nginx: NginxInstance) -> frozenset[str] | None:
+        """The objects that nginx, this image of it, has not accepted yet; None when it has to see everything."""
+        if nginx.image_id != self._binary or fileset.frame_form not in self._forms:
+            return None
+        unknown = frozenset(name for name, file in fileset.objects.items() if not self._knows(name, file))
+        if not unknown or fileset.separable:
+            return unknown and unknown | {name for name, file in fileset.objects.items() if _is_own(file)}
+        return None
+
+    def _knows(self, name: str, file: ConfigFile) -> bool:
+        if name not in self._files and all(not part.forms or self._forms.intersection(part.forms) for part in file.parts):
+            self._files.add(name)
+        return name in self._files
 
     async def test(self, draft: Draft, nginx: NginxInstance) -> Tested:
-        """Raises Refused."""
-        if not self.knows(draft.fileset, nginx):
-            path = f"{nginx.view.conf_dir}/drafts/{draft.fileset.digest}.conf"
+        """Raises Refused, or ValueError for a draft that does not show all that is untested."""
+        fileset = draft.fileset
+        untested = self.untested(fileset, nginx)
+        if untested is None or untested:
+            if draft.untested is not None and (untested is None or not untested <= draft.untested):
+                raise ValueError("the draft leaves out what nginx has not accepted")
+            path = f"{nginx.view.conf_dir}/drafts/{fileset.digest}.conf"
             status, said = await self._engine.execute(nginx.id, ["nginx", "-e", "stderr", "-t", "-q", "-c", path])
             if status != 0:
                 raise Refused(_reason(said))
-            if nginx.image_id != self._binary or len(self._accepted) > MOST_SHAPES:
-                self._accepted.clear()
+            if nginx.image_id != self._binary or len(self._forms) > MOST_FORMS:
+                self._forms, self._files = set(), set()
             self._binary = nginx.image_id
-            self._accepted |= draft.fileset.shapes
+            shown = fileset.objects.keys() if draft.untested is None else draft.untested
+            self._forms.add(fileset.frame_form)
+            self._forms |= {part.forms[0] for name in shown for part in fileset.objects[name].parts if part.forms}
         return Tested(draft, _Seal())
+
+
+def _is_own(file: ConfigFile) -> bool:
+    """Whether it is hand-written: that may refer to anything, so it is in every draft."""
+    return file.parts[0].source.startswith(OWN_FILE)
 
 
 def _reason(said: str) -> str:

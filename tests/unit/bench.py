@@ -5,6 +5,7 @@ published reference at a signal, starts new workers and retires the old ones. It
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -136,11 +137,12 @@ class Engine:
             raise EngineRefused(404, f"not in {network}")
 
 
-def whole(draft: Path) -> str:
-    """A draft with its manifest and the objects in it."""
-    conf = draft.parent.parent
-    manifest = (conf / "manifests" / draft.name).read_text()
-    return draft.read_text() + manifest + "".join(f.read_text() for f in sorted(conf.glob("objects/*")) if f.name in manifest)
+def whole(main: Path) -> str:
+    """A main file, of a draft too, with everything that it includes."""
+    conf = main.parent.parent
+    text = main.read_text()
+    included = [conf / folder / name for folder, name in re.findall(r"include \S*/(drafts|manifests|objects)/(\S+);", text)]
+    return text + "".join(map(whole, included))
 
 
 class Nginx:

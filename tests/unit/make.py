@@ -213,7 +213,7 @@ def templates(**changed: str) -> dict[str, str]:
 
 @cache
 def shipped() -> vhosts.Renderer:
-    return vhosts.Renderer(templates())
+    return vhosts.Renderer(templates(), shipped=True)
 
 
 def settings(

@@ -10,7 +10,7 @@ from typing import Any
 import crossplane  # type: ignore[import-untyped]
 
 from proxyctl.model import FileSet, NginxView
-from proxyctl.publish.draft import FOLDERS
+from proxyctl.publish.draft import FOLDERS, listing
 from tests.unit import make
 
 
@@ -39,8 +39,9 @@ def write(fileset: FileSet, directory: Path) -> Path:
     for folder in FOLDERS:
         (directory / folder).mkdir(parents=True, exist_ok=True)
     name = f"{fileset.digest}.conf"
-    texts = {f"objects/{key}": text for key, text in fileset.objects.items()}
+    texts = {f"objects/{key}": file.text for key, file in fileset.objects.items()}
     texts |= {f"manifests/{name}": fileset.manifest, f"mains/{name}": fileset.main, f"drafts/{name}": fileset.draft_main}
+    texts[f"drafts/{fileset.digest}.list.conf"] = listing(fileset, None)
     for path, text in texts.items():
         (directory / path).write_text(text, encoding="utf-8")
     return directory / "mains" / name

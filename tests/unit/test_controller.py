@@ -115,6 +115,20 @@ async def test_what_nginx_does_not_load_is_taken_back_and_proved(rig: Rig) -> No
     assert "api.example" in rig.served()
 
 
+@pytest.mark.parametrize("bad", [{3}, {0, 7}, {4, 5, 6}])
+async def test_when_nginx_names_nobody_the_good_ones_are_served_all_the_same(rig: Rig, bad: set[int]) -> None:
+    """It refuses in words that fit nobody: halves are tried until single ones are left."""
+    newcomers = [site(f"new{number}", address=f"10.0.1.{number + 1}") for number in range(8)]
+    await rig.live(WEB)
+    wrong = [f"server_name new{number}.example" for number in bad]
+    rig.engine.refuses = lambda text: "could not build it" if any(name in text for name in wrong) else ""
+    report = await rig.cycle(RELIST, *newcomers)
+    assert report.result == "live"
+    assert {r.container for r in report.rejections} == {f"new{number}" for number in bad}
+    assert rig.served().count("server_name new") == 8 - len(bad)
+    assert "server_name web.example" in rig.served()
+
+
 async def test_what_nginx_refuses_only_when_it_loads_it_is_put_aside(rig: Rig) -> None:
     good = await rig.live(WEB)
     rig.nginx.refuses = lambda digest: "" if digest == good.digest else "bind() failed"

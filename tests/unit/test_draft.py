@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxyctl.model import FileSet
-from proxyctl.publish.draft import FOLDERS, Drafts
+from proxyctl.publish.draft import FOLDERS, Drafts, listing
 from tests.unit import crash, make
 
 ONE, TWO = make.render(make.site("a.example")), make.render(make.site("b.example"))
@@ -26,8 +26,9 @@ def on_disk(directory: Path) -> dict[str, str]:
 
 def files(fileset: FileSet) -> dict[str, str]:
     name = f"{fileset.digest}.conf"
-    texts = {f"objects/{key}": text for key, text in fileset.objects.items()}
-    return texts | {f"manifests/{name}": fileset.manifest, f"mains/{name}": fileset.main, f"drafts/{name}": fileset.draft_main}
+    texts = {f"objects/{key}": file.text for key, file in fileset.objects.items()}
+    texts |= {f"manifests/{name}": fileset.manifest, f"mains/{name}": fileset.main, f"drafts/{name}": fileset.draft_main}
+    return texts | {f"drafts/{fileset.digest}.list.conf": listing(fileset, None)}
 
 
 async def test_a_draft_is_all_its_files_and_nothing_refers_to_it(tmp_path: Path) -> None:
@@ -41,15 +42,28 @@ async def test_what_is_there_is_not_written_again(tmp_path: Path) -> None:
     drafts = ready(tmp_path)
     await drafts.write(ONE)
     with crash.at(0, OSError) as steps:
-        await drafts.write(ONE)
+        await drafts.write(ONE, frozenset())
     assert steps == []
+
+
+async def test_a_draft_of_what_is_untested_has_that_the_frame_and_the_sample(tmp_path: Path) -> None:
+    both = make.render(
+        make.table(("a.example", make.location("/", make.routed())), ("b.example", make.location("/", make.routed())))
+    )
+    named = next(name for name, file in both.objects.items() if "b.example" in file.text)
+    await ready(tmp_path).write(both, frozenset({named}))
+    shown = (tmp_path / "drafts" / f"{both.digest}.list.conf").read_text()
+    assert shown.startswith(both.frame)
+    assert {line for line in shown.removeprefix(both.frame).splitlines() if line} == {
+        f"include {both.objects_dir}/{name};" for name in (named, both.sample)
+    }
 
 
 async def test_what_another_run_has_written_is_not_written_again(tmp_path: Path) -> None:
     await ready(tmp_path).write(ONE)
     drafts = ready(tmp_path)
     with crash.at(0, OSError) as steps:
-        await drafts.write(ONE)
+        await drafts.write(ONE, frozenset())
     assert steps == []
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
-from proxyctl.model import FileSet, Location, Refusal, RouteTable, VirtualHost
+from proxyctl.model import ConfigFile, ConfigPart, FileSet, Location, Refusal, RouteTable, VirtualHost
 from proxyctl.plan import quarantine
-from proxyctl.plan.quarantine import Served
+from proxyctl.plan.quarantine import Served, Suspects
 from tests.unit.make import container, decide, serving
 
 GOOD = container("web", {"host": "good.example"}, created=1.0, networks={"front": "10.0.0.1"})
@@ -22,9 +23,9 @@ def name_of(source: str) -> str:
 
 def fileset(*sources: str, texts: Mapping[str, str] | None = None) -> FileSet:
     """One object a source."""
-    names = {name_of(source): source for source in sources}
-    objects = {name: (texts or {}).get(source, "") for name, source in names.items()}
-    return FileSet("d", "", "", "", objects, names, frozenset())
+    parts = {source: ConfigPart(source, (texts or {}).get(source, source), ()) for source in sources}
+    objects = {name_of(source): ConfigFile((part,)) for source, part in parts.items()}
+    return FileSet("d", "", "", "", "", "", objects, "", "", separable=True)
 
 
 DRAFT = fileset("good.example", "bad.example", "file own.conf", texts={"bad.example": "location /odd-one {}"})
@@ -32,21 +33,30 @@ DRAFT = fileset("good.example", "bad.example", "file own.conf", texts={"bad.exam
 
 def test_the_object_that_nginx_names_is_the_culprit() -> None:
     reason = f'unknown directive "retrun" in /etc/proxyctl/conf/objects/{name_of("file own.conf")}:3'
-    assert quarantine.culprits(reason, DRAFT, {}) == {"file own.conf"}
+    assert quarantine.culprits(reason, DRAFT, None) == Suspects(frozenset({"file own.conf"}))
+
+
+def test_of_an_object_with_several_hosts_it_is_the_one_that_has_the_line() -> None:
+    parts = (ConfigPart("a", "1\n2\n", ()), ConfigPart("b", "3\n", ()), ConfigPart("c", "4\n5\n", ()))
+    crowd = replace(DRAFT, objects={name_of("crowd"): ConfigFile(parts)})
+    for line, source in enumerate("aabcc", 1):
+        reason = f"unknown directive in /etc/proxyctl/conf/objects/{name_of('crowd')}:{line}"
+        assert quarantine.culprits(reason, crowd, None) == Suspects(frozenset({source}))
+    assert quarantine.culprits(f"/objects/{name_of('crowd')} is odd", crowd, None) == Suspects(frozenset("abc"))
 
 
 def test_else_what_is_new_and_holds_the_name_that_nginx_quotes() -> None:
     reason = 'zone "/odd-one" is too small'
-    assert quarantine.culprits(reason, DRAFT, {}) == {"bad.example"}
+    assert quarantine.culprits(reason, DRAFT, None) == Suspects(frozenset({"bad.example"}))
 
 
 def test_else_everything_that_is_new() -> None:
-    accepted = {name_of("good.example"): ""}
-    assert quarantine.culprits("could not build the hash", DRAFT, accepted) == {"bad.example", "file own.conf"}
+    suspects = quarantine.culprits("could not build the hash", DRAFT, fileset("good.example"))
+    assert suspects == Suspects(frozenset({"bad.example", "file own.conf"}), certain=False)
 
 
 def test_nothing_new_means_that_the_frame_is_wrong_and_nobody_is_blamed() -> None:
-    assert quarantine.culprits("whatever", DRAFT, DRAFT.objects) == frozenset()
+    assert quarantine.culprits("whatever", DRAFT, DRAFT).sources == frozenset()
 
 
 def refusal(source: str, table: RouteTable = TABLE) -> Refusal:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxyctl.model import FileSet, RouteTable
+from proxyctl.plan.vhosts import Renderer
 from proxyctl.publish import test as testing
 from proxyctl.publish.draft import Drafts
 from tests.unit import bench, make, nginx_tree
@@ -30,10 +31,11 @@ class Bench:
         return make.render(what, self.view)
 
     async def test(self, what: RouteTable) -> testing.Tested:
-        return await self.tester.test(await self.drafts.write(self.rendered(what)), bench.instance(self.engine, view=self.view))
+        nginx, fileset = bench.instance(self.engine, view=self.view), self.rendered(what)
+        return await self.tester.test(await self.drafts.write(fileset, self.tester.untested(fileset, nginx)), nginx)
 
     def knows(self, what: RouteTable) -> bool:
-        return self.tester.knows(self.rendered(what), bench.instance(self.engine, view=self.view))
+        return self.tester.untested(self.rendered(what), bench.instance(self.engine, view=self.view)) == frozenset()
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ async def test_what_is_refused_is_not_remembered_as_accepted(here: Bench) -> Non
 
 
 async def test_what_is_remembered_is_bounded(here: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing, "MOST_SHAPES", 3)
+    monkeypatch.setattr(testing, "MOST_FORMS", 1)
     await here.test(ONE)
     await here.test(OTHER)
     assert here.knows(OTHER)
@@ -103,3 +105,35 @@ async def test_what_is_remembered_is_bounded(here: Bench, monkeypatch: pytest.Mo
 )  # fmt: skip
 def test_the_reason_is_what_nginx_says_first(said: str, reason: str) -> None:
     assert testing._reason(said) == reason
+
+
+CROWD = table(*((f"h{number}.example", location("/", routed())) for number in range(300)))
+
+
+async def test_of_many_hosts_nginx_sees_those_that_are_new(here: Bench) -> None:
+    await here.test(CROWD)
+    seen: list[str] = []
+    here.engine.refuses = lambda text: seen.append(text) or ""  # type: ignore[func-returns-value]
+    await here.test(RouteTable((*CROWD.vhosts, *ONE.vhosts)))
+    (text,) = seen
+    assert "server_name a.example;" in text
+    assert text.count("server_name h") < 10, "the few that share its file"
+    assert "default_server" in text, "the frame"
+
+
+async def test_a_draft_that_hides_what_is_untested_is_no_draft(here: Bench) -> None:
+    await here.test(CROWD)
+    fileset, nginx = here.rendered(RouteTable((*CROWD.vhosts, *ONE.vhosts))), bench.instance(here.engine, view=here.view)
+    with pytest.raises(ValueError, match="leaves out"):
+        await here.tester.test(await here.drafts.write(fileset, frozenset()), nginx)
+    assert not here.knows(ONE)
+
+
+async def test_with_templates_of_ones_own_nginx_sees_everything(here: Bench) -> None:
+    own = Renderer(make.templates())
+    nginx, seen = bench.instance(here.engine, view=here.view), list[str]()
+    here.engine.refuses = lambda text: seen.append(text) or ""  # type: ignore[func-returns-value]
+    for what in (ONE, RouteTable((*ONE.vhosts, *OTHER.vhosts))):
+        fileset = make.render(what, here.view, renderer=own)
+        await here.tester.test(await here.drafts.write(fileset, here.tester.untested(fileset, nginx)), nginx)
+    assert [text.count("server_name a.example;") for text in seen] == [1, 1]
