@@ -1,7 +1,7 @@
 """The only speaker to the Docker engine: asks, and returns plain values of `model`.
 
-The SDK blocks, so every call runs in a thread. Failures come in two kinds: `EngineUnavailable` (no answer, try again later)
-and `EngineRefused` (an answer that says no, with its HTTP status).
+The SDK blocks, so every call runs in a thread, and its answer is read there. Failures come in two kinds: `EngineUnavailable` (no
+answer, or one that cannot be understood: try again later) and `EngineRefused` (an answer that says no, with its HTTP status).
 """
 
 from __future__ import annotations
@@ -9,20 +9,24 @@ from __future__ import annotations
 import asyncio
 import calendar
 import errno
+import math
 import re
 import signal as signals
+import socket
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import docker
 import docker.errors
+import msgspec
 import requests
+import structlog
 from docker.context import ContextAPI
 from docker.utils import kwargs_from_env
 
@@ -30,11 +34,9 @@ from proxyctl.model import (
     Container,
     ContainerState,
     DockerHealth,
-    Endpoint,
     EngineEvent,
     EngineRefused,
     EngineUnavailable,
-    PublishedPort,
 )
 
 T = TypeVar("T")
@@ -43,6 +45,21 @@ CONTAINER_ACTIONS = ("create", "start", "kill", "die", "pause", "unpause", "rena
 NETWORK_ACTIONS = ("connect", "disconnect")
 CALL_TIMEOUT = 15.0
 """Seconds before a call to an engine that does not answer is given up."""
+NOT_UNDERSTOOD = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    msgspec.MsgspecError,
+)
+"""What reading JSON of another shape raises."""
+LONGEST_EVENT = 4 << 20
+"""Bytes. An event has all labels of its container."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +110,11 @@ class DockerHost:
                 raise EngineRefused(error.status_code or 500, str(error.explanation or error)) from error
             except (requests.RequestException, docker.errors.DockerException, OSError) as error:
                 raise EngineUnavailable(f"the Docker engine at {self.endpoint} does not answer: {_why(error)}") from error
+            except NOT_UNDERSTOOD as error:
+                what = f"{type(error).__name__}: {error}"[:200]
+                raise EngineUnavailable(
+                    f"the Docker engine at {self.endpoint} answers what cannot be understood: {what}"
+                ) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, run)
 
@@ -104,24 +126,23 @@ class DockerHost:
     # ------------------------------------------------------------ reading
 
     async def info(self) -> EngineInfo:
-        version = await self._call(lambda c: c.version())
-        client = self._connected()
-        return EngineInfo(self.endpoint, str(version["Version"]), str(client.api_version))
+        return await self._call(lambda c: EngineInfo(self.endpoint, str(c.version()["Version"]), str(c.api_version)))
 
     async def list_containers(self) -> list[Container]:
         """Every container, in one request. What only inspect knows has its default."""
-        raw = await self._call(lambda c: c.containers(all=True))
-        return [_listed(item) for item in raw]
+        return await self._call(lambda c: [_listed(item) for item in _array(c.containers(all=True))])
 
     async def inspect(self, container: str) -> Container | None:
         """One container by id or name; None when it is not there."""
-        raw = await self.inspect_raw(container)
-        return None if raw is None else _inspected(raw)
+        return await self._inspect(container, _inspected)
 
     async def inspect_raw(self, container: str) -> Mapping[str, Any] | None:
         """What the engine says of one container, as it says it."""
+        return await self._inspect(container, _object)
+
+    async def _inspect(self, container: str, read: Callable[[Any], T]) -> T | None:
         try:
-            return cast("Mapping[str, Any]", await self._call(lambda c: c.inspect_container(container)))
+            return await self._call(lambda c: read(c.inspect_container(container)))
         except EngineRefused as refused:
             if refused.status == 404:
                 return None
@@ -130,7 +151,7 @@ class DockerHost:
     async def processes(self, container: str) -> list[tuple[int, str]]:
         """(pid on the host, title) of each process in a container."""
         try:
-            raw = await self._call(lambda c: c.top(container, "-eo pid,args"))
+            return await self._call(lambda c: _titles(c.top(container, "-eo pid,args")))
         except EngineRefused:
             # The engine runs its host's ps for this, and a small host may have none. On the same host, /proc tells as much.
             found = await self.inspect_raw(container)
@@ -138,7 +159,6 @@ class DockerHost:
             if not here:
                 raise
             return here
-        return [(int(row[0]), str(row[1])) for row in raw["Processes"] or []]
 
     async def logs(self, container: str, since_unix: float | None = None) -> str:
         """What a container wrote, all or since then, at most its last 200 lines."""
@@ -161,7 +181,7 @@ class DockerHost:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[EngineEvent | EngineUnavailable | None] = asyncio.Queue()
         filters = {"type": ["container", "network"], "event": [*CONTAINER_ACTIONS, *NETWORK_ACTIONS]}
-        stream = await self._call(lambda c: c.events(filters=filters, decode=True))
+        stream = await self._call(lambda c: c.events(filters=filters))
 
         def put(item: EngineEvent | EngineUnavailable) -> None:
             if not loop.is_closed():
@@ -170,13 +190,12 @@ class DockerHost:
         def read() -> None:
             cause: Exception | None = None
             try:
-                for raw in stream:
-                    event = _event(raw)
-                    if event:
-                        put(event)
-            except (requests.RequestException, docker.errors.DockerException, OSError, ValueError, AttributeError) as error:
+                for event in _understood(_lines(stream)):
+                    put(event)
+            except (requests.RequestException, docker.errors.DockerException, OSError, *NOT_UNDERSTOOD) as error:
                 cause = error
-            put(EngineUnavailable(f"the event stream of {self.endpoint} ended{f': {cause}' if cause else ''}"))
+            finally:
+                put(EngineUnavailable(f"the event stream of {self.endpoint} ended{f': {cause}' if cause else ''}"))
 
         threading.Thread(target=read, name="docker-events", daemon=True).start()
         try:
@@ -264,19 +283,63 @@ def _family(parent: int, proc: Path = Path("/proc")) -> list[tuple[int, str]]:
 # ---------------------------------------------------------------- the engine's JSON -> model
 
 
-def _event(raw: Mapping[str, Any]) -> EngineEvent | None:
-    actor = raw.get("Actor") or {}
+def _object(raw: Any) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise TypeError(f"an object was expected, not {type(raw).__name__}")
+    return raw
+
+
+def _array(raw: Any) -> list[Any]:
+    if not isinstance(raw, list):
+        raise TypeError(f"a list was expected, not {type(raw).__name__}")
+    return raw
+
+
+def _lines(chunks: Iterable[bytes | str]) -> Iterator[bytes]:
+    """The engine writes each event as a line. The SDK's own decoder would wait for ever for the end of what is no JSON."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + (chunk if isinstance(chunk, bytes) else chunk.encode())).split(b"\n")
+        yield from lines
+        rest = rest if len(rest) <= LONGEST_EVENT else b""
+    yield rest
+
+
+def _understood(lines: Iterable[bytes]) -> Iterator[EngineEvent]:
+    """Events that are ours. What cannot be understood is passed over: events are hints, and everything is listed again soon."""
+    told = False
+    for line in lines:
+        try:
+            event = _event(msgspec.json.decode(line)) if line.strip() else None
+        except NOT_UNDERSTOOD as error:
+            if not told:
+                log.warning("event not understood", problem=f"{type(error).__name__}: {error}"[:200])
+            told = True
+            continue
+        if event:
+            yield event
+
+
+def _event(raw: Any) -> EngineEvent | None:
+    actor = _object(raw).get("Actor") or {}
     attributes = actor.get("Attributes") or {}
-    kind, action = raw.get("Type"), str(raw.get("Action", ""))
+    kind, action = raw.get("Type"), raw.get("Action") or ""
     if kind == "network":
-        container_id = attributes.get("container", "")
+        container_id = attributes.get("container") or ""
     elif kind == "container":
-        container_id = actor.get("ID", "")
+        container_id = actor.get("ID") or ""
     else:
+        return None
+    if not container_id:
         return None
     number = _signal_number(attributes.get("signal", "")) if action == "kill" else 0
     labels = attributes if kind == "container" else None  # the engine mixes them with the container's name and image
-    return EngineEvent(action.partition(":")[0], str(container_id), number, float(raw.get("timeNano", 0)) / 1e9, labels)
+    fields = (action.partition(":")[0], container_id, number, float(raw.get("timeNano") or 0) / 1e9, labels)
+    return msgspec.convert(dict(zip(EngineEvent.__slots__, fields, strict=True)), EngineEvent)
+
+
+def _titles(raw: Any) -> list[tuple[int, str]]:
+    return [(int(row[0]), str(row[1])) for row in raw["Processes"] or []]
 
 
 def _signal_number(text: str) -> int:
@@ -289,29 +352,49 @@ def _signal_number(text: str) -> int:
     return number + (-offset if sign == "-" else offset) if 0 < number <= signals.SIGRTMAX else 0
 
 
-def _listed(raw: Mapping[str, Any]) -> Container:
-    ports = raw.get("Ports") or []
-    health = _health_in(str(raw.get("Status", "")))
+def _listed(raw: Any) -> Container:
+    ports = _object(raw).get("Ports") or []
+    health = _health_in(raw.get("Status") or "")
     names = raw.get("Names") or [raw["Id"][:12]]
     own = next((n for n in names if n.count("/") == 1), names[0])
-    return Container(
-        id=str(raw["Id"]),
-        name=str(own).lstrip("/"),
-        image=str(raw.get("Image", "")),
-        created_unix=float(raw.get("Created", 0)),
-        state=cast("ContainerState", raw.get("State", "dead")),
+    tcp = [port for port in ports if port.get("Type") == "tcp"]
+    return _container(
+        id=raw["Id"],
+        name=own.lstrip("/"),
+        image=raw.get("Image") or "",
+        created_unix=raw.get("Created") or 0,
+        state=_word(raw.get("State"), ContainerState, "dead"),
         health=health,
         labels=raw.get("Labels") or {},
         endpoints=_endpoints((raw.get("NetworkSettings") or {}).get("Networks") or {}),
-        network_mode=str((raw.get("HostConfig") or {}).get("NetworkMode", "")),
-        exposed=tuple(sorted({int(p["PrivatePort"]) for p in ports if p.get("Type") == "tcp"})),
-        published=tuple(
-            PublishedPort(int(p["PrivatePort"]), str(p.get("IP", "")), int(p["PublicPort"]))
-            for p in ports
-            if p.get("Type") == "tcp" and "PublicPort" in p
-        ),
+        network_mode=(raw.get("HostConfig") or {}).get("NetworkMode") or "",
+        exposed=sorted({_port(port["PrivatePort"]) for port in tcp}),
+        published=[
+            {"container_port": port["PrivatePort"], "host_ip": port.get("IP") or "", "host_port": _port(port["PublicPort"])}
+            for port in tcp
+            if "PublicPort" in port
+        ],
         has_healthcheck=health != "none",
     )
+
+
+def _container(**fields: Any) -> Container:
+    """Raises msgspec.ValidationError when a value has another type than the model says."""
+    made = msgspec.convert(fields, Container)
+    if not made.id or not math.isfinite(made.created_unix):
+        raise ValueError("a container without an id, or made at no time")
+    return made
+
+
+def _word(text: Any, known: Any, otherwise: str) -> str:
+    """One of the words that the model knows; engines of other releases may have more."""
+    return text if text in get_args(known) else otherwise
+
+
+def _port(number: Any) -> int:
+    if not (isinstance(number, int) and 0 < number <= 65535):
+        raise ValueError(f"{number!r:.40} is not a port")
+    return number
 
 
 def _health_in(status: str) -> DockerHealth:
@@ -320,25 +403,25 @@ def _health_in(status: str) -> DockerHealth:
     return "none" if not match else "starting" if match[1].startswith("health:") else cast("DockerHealth", match[1])
 
 
-def _inspected(raw: Mapping[str, Any]) -> Container:
-    config, state = raw.get("Config") or {}, raw.get("State") or {}
+def _inspected(raw: Any) -> Container:
+    config, state = _object(raw).get("Config") or {}, raw.get("State") or {}
     test = (config.get("Healthcheck") or {}).get("Test") or []
     has_healthcheck = bool(test) and test[0] != "NONE"
     health = (state.get("Health") or {}).get("Status", "none") if has_healthcheck else "none"
     network = raw.get("NetworkSettings") or {}
     exposed = _tcp_ports(config.get("ExposedPorts") or {}) | _tcp_ports(network.get("Ports") or {})
-    return Container(
-        id=str(raw["Id"]),
-        name=str(raw.get("Name", "")).lstrip("/"),
-        image=str(config.get("Image", "")),
-        created_unix=_unix(str(raw.get("Created", ""))),
-        state=cast("ContainerState", state.get("Status", "dead")),
-        health=cast("DockerHealth", health or "none"),
+    return _container(
+        id=raw["Id"],
+        name=(raw.get("Name") or "").lstrip("/"),
+        image=config.get("Image") or "",
+        created_unix=_unix(raw.get("Created") or ""),
+        state=_word(state.get("Status"), ContainerState, "dead"),
+        health=_word(health, DockerHealth, "none"),
         labels=config.get("Labels") or {},
         endpoints=_endpoints(network.get("Networks") or {}),
-        network_mode=str((raw.get("HostConfig") or {}).get("NetworkMode", "")),
-        exposed=tuple(sorted(exposed)),
-        published=tuple(_published(network.get("Ports") or {})),
+        network_mode=(raw.get("HostConfig") or {}).get("NetworkMode") or "",
+        exposed=sorted(exposed),
+        published=list(_published(network.get("Ports") or {})),
         has_healthcheck=has_healthcheck,
         stop_signal=_signal_number(config.get("StopSignal") or "TERM") or 15,
         stop_timeout=_stop_timeout(config.get("StopTimeout")),
@@ -359,26 +442,39 @@ def _unix(text: str) -> float:
 
 
 def _tcp_ports(keys: Iterable[str]) -> set[int]:
-    return {int(k.partition("/")[0]) for k in keys if k.endswith("/tcp") and k.partition("/")[0].isdigit()}
+    return {_port(int(k.partition("/")[0])) for k in keys if k.endswith("/tcp") and k.partition("/")[0].isdigit()}
 
 
-def _published(ports: Mapping[str, Any]) -> Iterable[PublishedPort]:
+def _published(ports: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     for key, bindings in ports.items():
         if key.endswith("/tcp"):
             for binding in bindings or []:
-                yield PublishedPort(int(key.partition("/")[0]), binding.get("HostIp", ""), int(binding.get("HostPort") or 0))
+                inner, outer = int(key.partition("/")[0]), int(binding.get("HostPort") or 0)
+                where = binding.get("HostIp") or ""
+                yield {"container_port": _port(inner), "host_ip": where, "host_port": outer and _port(outer)}
 
 
-def _endpoints(networks: Mapping[str, Any]) -> tuple[Endpoint, ...]:
-    return tuple(
-        Endpoint(
-            network=str(name),
-            network_id=str(item.get("NetworkID", "")),
-            endpoint_id=str(item.get("EndpointID", "")),
-            ipv4=str(item.get("IPAddress", "")),
-            ipv6=str(item.get("GlobalIPv6Address", "")),
-            gateway=str(item.get("Gateway", "")),
-        )
+def _endpoints(networks: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "network": name,
+            "network_id": item.get("NetworkID") or "",
+            "endpoint_id": item.get("EndpointID") or "",
+            "ipv4": _address(item.get("IPAddress") or ""),
+            "ipv6": _address(item.get("GlobalIPv6Address") or ""),
+            "gateway": _address(item.get("Gateway") or ""),
+        }
         for name, item in sorted(networks.items())
         if item
-    )
+    ]
+
+
+def _address(text: str) -> str:
+    """Empty for what is none: the container has no address then, and the others keep theirs."""
+    if not text:
+        return ""
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+    except (OSError, ValueError):
+        return ""
+    return text
