@@ -94,7 +94,11 @@ def _wait_live(controller: Controller, hosts: list[str]) -> None:
 
 
 def _wait_answer(controller: Controller, host: str, *, yes: bool = True) -> None:
-    until(lambda: (controller.ask(host).status == 200) == yes, WITHIN, f"{'a' if yes else 'no'} 200 from {host}")
+    def said() -> bool:
+        assert controller.running, controller.tail()
+        return (controller.ask(host).status == 200) == yes
+
+    until(said, WITHIN, f"{'a' if yes else 'no'} 200 from {host}")
 
 
 def _silent(port: int, hosts: list[str]) -> int:
