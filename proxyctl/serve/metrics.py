@@ -93,7 +93,10 @@ class Metrics:
     def text(self, accept: str, workers: Iterable[NginxWorker] | None) -> tuple[bytes, str]:
         """(body, content type) for a scrape. `workers`: None when nginx's processes could not be read."""
         self._moment.workers = None if workers is None else list(workers)
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # what prometheus_client makes of a version that is none
+            encode, content_type = choose_encoder("")
         return encode(self._registry), content_type
 
 
