@@ -261,6 +261,8 @@ class _Engine:
         self._number = 0
         self._streams: set[Callable[[Mapping[str, Any]], None]] = set()
         self._calls: Counter[str] = Counter()
+        self._conversations: set[asyncio.Task[Any] | None] = set()
+        """Else nothing holds one whose client has gone while the real engine has not answered yet."""
         for _ in range(count):
             container = self._create()
             container.become("running")
@@ -337,6 +339,7 @@ class _Engine:
     # ------------------------------------------------------------ the API
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._conversations.add(task := asyncio.current_task())
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 request = _parse(await reader.readuntil(b"\r\n\r\n"))
@@ -354,6 +357,7 @@ class _Engine:
                     await self._pass_on(request, reader, writer)
                     break
         writer.close()
+        self._conversations.discard(task)
 
     async def _listed(self) -> list[bytes]:
         """The simulated ones, and the real nginx."""
