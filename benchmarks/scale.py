@@ -53,6 +53,8 @@ class Findings:
     memory: float = 0.0
     peak: float = 0.0
     """MiB."""
+    restart: float = 0.0
+    restart_reloads: int = 0
     silent: int = 0
     """Hosts that did not answer when all were said to be live."""
 
@@ -82,6 +84,7 @@ def _measure(count: int, rounds: int, idle: int) -> Findings:
             found.less.append(time.time() - since)
             time.sleep(QUIET)
         found.memory, found.peak = resident(controller.pid), resident(controller.pid, peak=True)
+        _restart(found, controller)
         return found
 
 
@@ -89,8 +92,23 @@ def _wait_live(controller: Controller, hosts: list[str]) -> None:
     """A sample of the hosts answers, and the controller says that all is well."""
     for host in [*hosts[:: max(1, len(hosts) // SAMPLE)], hosts[-1]]:
         _wait_answer(controller, host)
+    _wait_ready(controller)
+
+
+def _wait_ready(controller: Controller) -> None:
     port = int(controller.api.rpartition(":")[2])
     until(lambda: ask(port, controller.api, "/readyz").status == 200, WITHIN, "a controller that is ready")
+
+
+def _restart(found: Findings, controller: Controller) -> None:
+    """A crash and a new start, with nginx going on."""
+    controller.kill()
+    reloads, began = len(controller.records("live")), time.monotonic()
+    controller.start(wait=False)
+    _wait_ready(controller)
+    found.restart = time.monotonic() - began
+    time.sleep(QUIET)
+    found.restart_reloads = len(controller.records("live")) - reloads
 
 
 def _wait_answer(controller: Controller, host: str, *, yes: bool = True) -> None:
@@ -176,6 +194,7 @@ def _figures(all_found: list[Findings]) -> Figures:
         ("memory", last.memory, TARGET_MEMORY, "MiB"),
     )
     missed += [f"{what} {value:.3g} {unit}".strip() + f", wanted {most:g}" for what, value, most, unit in targets if value > most]
+    missed += [f"{found.restart_reloads} reloads at a restart" for found in all_found if found.restart_reloads]
     missed += [f"{found.silent} of {found.count} hosts did not answer" for found in all_found if found.silent]
     rows: list[tuple[str, ...]] = []
     rivals = [TRAEFIK.get(found.count, ("",) * 5) for found in all_found]
@@ -191,6 +210,7 @@ def _figures(all_found: list[Findings]) -> Figures:
     row("  engine calls for it", lambda f: str(f.calls.total()), str(TARGET_CALLS), 2)
     row("  controller's CPU for it, median / worst", lambda f: _both(f.more_cpu), f"{TARGET_CPU:g} s", 3)
     row("one less: die event -> no more 200, median / worst", lambda f: _both(f.less))
+    row("crashed and started: ready again", lambda f: f"{f.restart:.1f} s, {f.restart_reloads} reloads")
     row("idle CPU, of one core", lambda f: f"{f.idle_percent:.1f} %")
     row("memory", lambda f: f"{f.memory:.0f} MiB", f"{TARGET_MEMORY:g} MiB", 4)
     row("memory, peak", lambda f: f"{f.peak:.0f} MiB")
@@ -228,6 +248,8 @@ def _values(all_found: list[Findings]) -> dict[str, Value]:
             f"{of}idle_percent": round(found.idle_percent, 2),
             f"{of}memory_mib": round(found.memory, 1),
             f"{of}peak_mib": round(found.peak, 1),
+            f"{of}restart_s": round(found.restart, 2),
+            f"{of}restart_reloads": found.restart_reloads,
             f"{of}silent": found.silent,
         }
     return values

@@ -44,3 +44,8 @@ def test_no_request_is_lost_while_containers_come_and_go(printed: str) -> None:
 
 def test_nothing_is_reloaded_while_nothing_happens(printed: str) -> None:
     assert figures("idle")["reloads"] == 0, printed
+
+
+def test_every_one_of_many_hosts_answers_and_a_restart_reloads_nothing(printed: str) -> None:
+    found = figures("scale")
+    assert (found["100_silent"], found["100_restart_reloads"]) == (0, 0), printed
