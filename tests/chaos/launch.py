@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 from tests.rig import Controller, until
 
 ROOT = Path(__file__).parents[2]
+QUIET = 1.5
+"""Seconds without a step after which a cycle is over, with the retry that follows it."""
 CODES = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EROFS": errno.EROFS}
 
 
@@ -74,13 +77,18 @@ class Instruments:
         split = (line.split(" ", 2) for line in text.splitlines())
         return [Step(int(number), kind, where.replace(f"{self._directory}/", "")) for number, kind, where in split]
 
-    def wait_dead(self, within: float) -> bool:
-        """Whether the order to kill was carried out: waits for it."""
-        try:
-            until(lambda: not self._controller.running, within, "the controller's death")
-        except AssertionError:
-            return False
-        return True
+    def wait_dead(self) -> bool:
+        """Whether the order to kill was carried out. False when steps came, and then none for a while."""
+        seen, since = self._read, 0.0
+
+        def over() -> bool:
+            nonlocal seen, since
+            if self._size() != seen:
+                seen, since = self._size(), time.monotonic()
+            return not self._controller.running or bool(since and time.monotonic() - since > QUIET)
+
+        until(over, 30, "the controller's steps")
+        return not self._controller.running
 
     def move_clock(self, seconds: float) -> None:
         """The controller's wall clock, from the true one."""

@@ -1,0 +1,523 @@
+"""The controller dies between two steps, stands still or runs twice; its disk says no; its state is torn; its clock jumps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from docker.errors import APIError
+
+from proxyctl.plan.ownership import EXITED_GRACE
+from tests.chaos.launch import Instruments
+from tests.chaos.scene import SECTIONS, WITHIN, App, Scene, Seen, fault
+from tests.load import Load
+from tests.rig import Controller, until
+
+STRIDE = 5
+"""So many seeds in a row kill the controller at every step of a cycle: each takes every fifth of them."""
+ZONE = "limit_req_zone ${} zone=own:1m rate=9r/s;\nserver {{ listen 80; server_name zone.example; return 200 {}; }}\n"
+"""nginx accepts another key for a zone of the same name in its test, and not in a reload."""
+HOUR = 3600.0
+
+
+@contextmanager
+def instrumented(scene: Scene) -> Iterator[Instruments]:
+    """The scene's controller, started again with instruments."""
+    controller = scene.controller
+    plain = controller.program
+    controller.stop()
+    instruments = Instruments(controller)
+    instruments.clear()
+    controller.start()
+    settle(scene)
+    try:
+        yield instruments
+    finally:
+        instruments.clear()
+        instruments.move_clock(0)
+        controller.program = plain
+
+
+def settle(scene: Scene) -> None:
+    """Waits until everything is as it should be, before the fault or after one step of it that is not judged."""
+    scene.over_at = 0.0
+    took, problem = scene.converge()
+    scene.over_at = 0.0
+    if took is None:
+        raise Seen(f"it does not come to rest: {problem}")
+
+
+def recovers(scene: Scene, since: float, what: str) -> float:
+    """Seconds from the end of a fault until everything is as it should be. Raises Seen when they are too many."""
+    scene.over_at = since
+    took, problem = scene.converge()
+    scene.over_at = 0.0
+    if took is None or took > WITHIN:
+        raise Seen(f"{what}: {problem or f'{took:.1f} s to converge'}")
+    return took
+
+
+# ---------------------------------------------------------------- killed at a step
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """Something that makes the controller run a cycle. `begin` is what it sees; `undo` brings everything back to before it."""
+
+    begin: Callable[[], object]
+    undo: Callable[[], object] = lambda: None
+
+
+def arrives(scene: Scene) -> Course:
+    """A new site."""
+    added: list[App] = []
+
+    def undo() -> None:
+        app = added.pop()
+        scene.remove(app)
+        scene.apps.remove(app)
+        until(lambda: scene.ask(app.tenant).status != 200, WITHIN, "the site's end")
+
+    return Course(lambda: added.append(scene.add(f"fresh{time.monotonic_ns() % 10**6}")), undo)
+
+
+def leaves(scene: Scene) -> Course:
+    """One of two targets stops."""
+    going = scene.add("pair")
+    scene.add("pair")
+    settle(scene)
+
+    def undo() -> None:
+        scene.start(going)
+        scene.controller.wait_for(going.host, backend=going.name, steady=0)
+
+    return Course(lambda: scene.stop(going), undo)
+
+
+def is_refused(scene: Scene) -> Course:
+    """nginx accepts a change in its test and refuses it in the reload, and what was before is put back."""
+    file = scene.controller.directory / "state" / "nginx" / "sites" / "zone.conf"
+
+    def undo() -> None:
+        file.unlink(missing_ok=True)
+        until(lambda: scene.ask("zone").status == 404, 10, "the end of the hand-written site")
+        file.write_text(ZONE.format("binary_remote_addr", "one"), encoding="utf-8")
+        until(lambda: scene.ask("zone").body == "one", 10, "the hand-written site")
+
+    undo()
+    return Course(lambda: file.write_text(ZONE.format("request_uri", "two"), encoding="utf-8"), undo)
+
+
+def starts(scene: Scene) -> Course:
+    """The controller starts, adopts what is live, and removes the files of what was."""
+
+    def undo() -> None:
+        app = scene.add(f"stale{time.monotonic_ns() % 10**6}")
+        scene.controller.wait_for(app.host, steady=0)
+        scene.remove(app)
+        scene.apps.remove(app)
+        until(lambda: scene.ask(app.tenant).status != 200, WITHIN, "the site's end")
+        scene.controller.kill()
+
+    undo()
+    return Course(lambda: scene.controller.start(wait=False), undo)
+
+
+def kill_at(scene: Scene, instruments: Instruments, course: Course, number: int) -> float | None:
+    """Kills the controller at this step, looks, starts it again. Returns the seconds to converge; None without such a step."""
+    instruments.kill_at(number)
+    course.begin()
+    dead = instruments.wait_dead()
+    steps = instruments.steps()
+    instruments.clear()
+    if not dead:
+        return None
+    said = scene.accepts()
+    if said:
+        raise Seen(f"killed at step {number} ({steps[-1]}) it leaves a bad configuration: {said}")
+    since = time.monotonic()
+    scene.controller.start(wait=False)
+    return recovers(scene, since, f"killed at step {number} ({steps[-1]})")
+
+
+def count_steps(instruments: Instruments, course: Course) -> int:
+    """Of one undisturbed cycle, with the tidying and the retries that follow."""
+    instruments.record()
+    course.begin()
+    instruments.wait_dead()
+    count = len(instruments.steps())
+    course.undo()
+    return count
+
+
+def kill_everywhere(scene: Scene, make: Callable[[Scene], Course]) -> None:
+    """At every fifth step, beginning with one that the seed says."""
+    with instrumented(scene) as instruments:
+        course = make(scene)
+        count = count_steps(instruments, course)
+        numbers = range(1 + scene.seed % STRIDE, count + 1, STRIDE)
+        kill_at_each(scene, instruments, course, numbers, count)
+
+
+def kill_at_each(scene: Scene, instruments: Instruments, course: Course, numbers: Iterable[int], count: int) -> None:
+    took: list[float] = []
+    for number in numbers:
+        seconds = kill_at(scene, instruments, course, number)
+        if seconds is not None:
+            took.append(seconds)
+        course.undo()
+    if not scene.controller.running:
+        scene.controller.start()
+    scene.notes.append(f"killed at {len(took)} of {count} steps, slowest {max(took, default=0):.2f} s")
+
+
+@fault()
+def killed_while_a_site_comes(scene: Scene) -> None:
+    """SIGKILL in place of every fifth step of the cycle that brings a new site live."""
+    kill_everywhere(scene, arrives)
+
+
+@fault()
+def killed_while_a_target_leaves(scene: Scene) -> None:
+    """SIGKILL in place of every fifth step of the cycle that takes a target out."""
+    kill_everywhere(scene, leaves)
+
+
+@fault()
+def killed_while_it_rolls_back(scene: Scene) -> None:
+    """SIGKILL in place of every fifth step of a publish that nginx refuses, and of putting back what was before."""
+    kill_everywhere(scene, is_refused)
+
+
+@fault()
+def killed_while_it_starts(scene: Scene) -> None:
+    """SIGKILL in place of every fifth step of a start that adopts what is live and tidies up."""
+    kill_everywhere(scene, starts)
+
+
+@fault(short=True)
+def killed_at_some_steps(scene: Scene) -> None:
+    """SIGKILL in place of three steps of the cycles of a new site."""
+    with instrumented(scene) as instruments:
+        course = arrives(scene)
+        count = count_steps(instruments, course)
+        kill_at_each(scene, instruments, course, scene.chance.sample(range(1, count + 1), 3), count)
+
+
+@fault(spoils=True)
+def killed_at_its_first_start(scene: Scene) -> None:
+    """SIGKILL in place of every fifth step of a start without state and without nginx. It is another controller beside."""
+    with beside(scene) as other:
+        instruments = Instruments(other)
+        instruments.record()
+        other.start()
+        instruments.wait_dead()
+        count = len(instruments.steps())
+        took: list[float] = []
+        for number in range(1 + scene.seed % STRIDE, count + 1, STRIDE):
+            other.kill()
+            wipe(scene, other)
+            seconds = kill_at(scene, instruments, Course(lambda: other.start(wait=False)), number)
+            if seconds is not None:
+                took.append(seconds)
+        scene.notes.append(f"killed at {len(took)} of {count} steps, slowest {max(took, default=0):.2f} s")
+
+
+@contextmanager
+def beside(scene: Scene, partition: str = "", **sections: Mapping[str, object]) -> Iterator[Controller]:
+    """Another controller that sees the same containers and has an nginx and a state of its own; what is true is asked of it.
+    `partition`: a folder of it that is a file system of 2 MiB."""
+    first = scene.controller
+    other = scene.rig.controller({"health": SECTIONS["health"], **sections}, start=False)
+    scene.controller = other
+    mounted = other.directory / partition
+    if partition:
+        mounted.mkdir()
+        mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mounted))
+    try:
+        yield other
+    finally:
+        scene.controller = first
+        if other.running:
+            other.kill()
+        wipe(scene, other)
+        if partition:
+            subprocess.run(["umount", "--lazy", str(mounted)], check=False)
+
+
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def wipe(scene: Scene, controller: Controller) -> None:
+    """Its nginx and its state."""
+    with suppress(APIError):
+        scene.rig.client.remove_container(controller.nginx, force=True)
+    for folder in ("state", "runtime"):
+        shutil.rmtree(controller.directory / folder, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- stopped, twice
+
+
+def stopped_for(scene: Scene, seconds: float) -> None:
+    """Nobody gets the address of another one: that would mislead requests for so long, and end old workers in their work."""
+    free = iter(range(100, 200))
+    going, _ = (scene.add("pair", address=str(next(free))) for _ in range(2))
+    coming, leaving = (scene.create(tenant, address=str(next(free))) for tenant in ("pair", "short-lived"))
+    settle(scene)
+    os.kill(scene.controller.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    steps: list[Callable[[], object]] = [
+        lambda: scene.stop(going),
+        lambda: scene.start(coming),
+        lambda: scene.add("meanwhile", address=str(next(free))),
+        lambda: scene.stop(scene.start(leaving)),
+    ]
+    scene.chance.shuffle(steps)
+    for step in steps:
+        step()
+        time.sleep(scene.chance.uniform(0, seconds / 5))
+    time.sleep(max(0.0, began + seconds - time.monotonic()))
+    os.kill(scene.controller.pid, signal.SIGCONT)
+    scene.over()
+
+
+@fault()
+def controller_stopped(scene: Scene) -> None:
+    """SIGSTOP of the controller for 60 s while containers come and go."""
+    stopped_for(scene, 60)
+
+
+@fault(short=True)
+def controller_stopped_shortly(scene: Scene) -> None:
+    """SIGSTOP of the controller for 6 s while containers come and go."""
+    stopped_for(scene, 6)
+
+
+@fault(short=True)
+def controller_started_twice(scene: Scene) -> None:
+    """A second `proxyctl run` with the same configuration, twice, the first one under way with a new site."""
+    first = scene.controller
+    for _ in range(2):
+        scene.add(f"meanwhile{time.monotonic_ns() % 10**6}")
+        time.sleep(scene.chance.uniform(0, 0.5))
+        second = subprocess.run(
+            [*first.program, "run", "--config", first.config], capture_output=True, text=True, timeout=20, check=False
+        )
+        if second.returncode != 2 or f"held by pid {first.pid}" not in second.stderr:
+            raise Seen(f"the second one ended with {second.returncode} and said: {second.stderr[-300:]}")
+    if not first.running:
+        raise Seen("the first one has ended")
+
+
+# ---------------------------------------------------------------- the disk
+
+
+WRITING = ("open", "write", "fsync", "replace", "symlink", "link", "unlink", "mkdir")
+ERRORS = ("ENOSPC", "EIO", "EROFS")
+
+
+def disk_fails_for(scene: Scene, seconds: float) -> None:
+    error = scene.chance.choice(ERRORS)
+    kinds = WRITING if error == "EROFS" else scene.chance.choice([("write",), ("fsync",), ("replace",), WRITING])
+    with instrumented(scene) as instruments:
+        going, _ = scene.add("pair"), scene.add("pair")
+        settle(scene)
+        instruments.fail_at(1, error, kinds)
+        began = time.monotonic()
+        scene.add("meanwhile")
+        scene.stop(going)
+        time.sleep(max(0.0, began + seconds - time.monotonic()))
+        failed = len(scene.controller.records("failed"))
+        instruments.clear()
+        took = recovers(scene, time.monotonic(), f"{error} at {' '.join(kinds)} for {seconds:.1f} s, {failed} failures told")
+        scene.notes.append(
+            f"{error} at {kinds[0] if len(kinds) == 1 else 'everything'} for {seconds:.1f} s: over in {took:.2f} s"
+        )
+
+
+@fault()
+def disk_fails(scene: Scene) -> None:
+    """ENOSPC, EIO or EROFS at write, fsync, rename or everything, for up to 20 s, while a site comes and a target leaves."""
+    disk_fails_for(scene, scene.chance.uniform(5, 20))
+
+
+@fault(short=True)
+def disk_fails_shortly(scene: Scene) -> None:
+    """The same for up to 3 s."""
+    disk_fails_for(scene, scene.chance.uniform(1, 3))
+
+
+@fault()
+def disk_fails_once(scene: Scene) -> None:
+    """One error in place of every fifth step of the cycle that brings a new site live."""
+    with instrumented(scene) as instruments:
+        course, took = arrives(scene), list[float]()
+        count = count_steps(instruments, course)
+        before = len(scene.controller.records("failed"))
+        for number in range(1 + scene.seed % STRIDE, count + 1, STRIDE):
+            error = scene.chance.choice(ERRORS)
+            instruments.fail_at(number, error, WRITING, times=1)
+            course.begin()
+            took.append(recovers(scene, time.monotonic(), f"{error} in place of step {number}"))
+            course.undo()
+        failed = len(scene.controller.records("failed")) - before
+        scene.notes.append(f"{failed} failures told at {len(took)} of {count} steps, slowest {max(took):.2f} s")
+        if not failed:
+            raise Seen("no error was noticed")
+
+
+@contextmanager
+def served_all_the_while(controller: Controller) -> Iterator[None]:
+    """A load of its own on another controller's nginx. Raises Seen when something is lost."""
+    with Load("north.example", controller.port, new_per_second=40, keepalive_clients=5, timeout=5) as load:
+        yield
+    if load.report.lost_of():
+        raise Seen(f"north beside: {load.report}")
+
+
+@fault()
+def disk_full(scene: Scene) -> None:
+    """A partition that is full for up to 15 s while a site comes: a real one, of another controller beside."""
+    with beside(scene, "state") as other:
+        other.start()
+        settle(scene)
+        with served_all_the_while(other):
+            filler = other.directory / "state" / "filler"
+            with filler.open("wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(b"\0" * 4096)
+            scene.add("meanwhile")
+            until(lambda: other.records("failed"), 10, "the error in the log")
+            if "No space left" not in other.records("failed")[0]["error"]:
+                raise Seen(f"the log says {other.records('failed')[0]['error']}")
+            time.sleep(scene.chance.uniform(0, 15))
+            filler.unlink()
+            took = recovers(scene, time.monotonic(), "a full partition")
+    scene.notes.append(f"over in {took:.2f} s")
+
+
+@fault()
+def disk_read_only(scene: Scene) -> None:
+    """nginx.dir is read-only for up to 15 s while a site comes: a real partition, of another controller beside."""
+    with beside(scene, "conf") as other:
+        settings = other.config.read_text(encoding="utf-8")
+        other.config.write_text(settings.replace("[nginx]", f'[nginx]\ndir = "{other.directory}/conf"'), encoding="utf-8")
+        other.start()
+        settle(scene)
+        with served_all_the_while(other):
+            mount("-o", "remount,ro", str(other.directory / "conf"))
+            scene.add("meanwhile")
+            until(lambda: other.records("failed"), 10, "the error in the log")
+            if "Read-only file system" not in other.records("failed")[0]["error"]:
+                raise Seen(f"the log says {other.records('failed')[0]['error']}")
+            time.sleep(scene.chance.uniform(0, 15))
+            mount("-o", "remount,rw", str(other.directory / "conf"))
+            took = recovers(scene, time.monotonic(), "a read-only partition")
+    scene.notes.append(f"over in {took:.2f} s")
+
+
+# ---------------------------------------------------------------- the state
+
+
+def damages(scene: Scene) -> list[Callable[[Path], object]]:
+    """What may have become of a file, in the seed's order."""
+
+    def torn(path: Path) -> None:
+        whole = path.read_bytes()
+        path.write_bytes(whole[: scene.chance.randrange(len(whole))])
+
+    def flipped(path: Path) -> None:
+        raw = bytearray(path.read_bytes())
+        for _ in range(scene.chance.randint(1, 5)):
+            raw[scene.chance.randrange(len(raw))] ^= 1 << scene.chance.randrange(8)
+        path.write_bytes(raw)
+
+    found: list[Callable[[Path], object]] = [torn, flipped, lambda path: path.write_bytes(b""), lambda path: path.unlink()]
+    scene.chance.shuffle(found)
+    return found
+
+
+@fault(short=True)
+def state_torn(scene: Scene) -> None:
+    """The state file is torn, changed, empty or gone at a start; who owns a host against an older container is still known."""
+    controller = scene.controller
+    state = controller.directory / "state"
+    controller.stop()
+    rival = scene.create("rival", host="owned.example")
+    rival.box.start()
+    rival.box.kill()
+    scene.add("owned")
+    controller.start()
+    settle(scene)
+    rival.box.start()
+    for name in ("later", "latest"):
+        scene.add(name)
+        settle(scene)
+    for damage in damages(scene)[:2]:
+        controller.kill()
+        damage(state / "state.json")
+        since = time.monotonic()
+        controller.start(wait=False)
+        recovers(scene, since, "a damaged state")
+
+
+@fault(short=True)
+def state_lost(scene: Scene) -> None:
+    """Both state files are torn, changed, empty or gone at a start: what is served goes on."""
+    controller = scene.controller
+    for damage in damages(scene)[:2]:
+        controller.kill()
+        for name in ("state.json", "state.previous.json"):
+            with suppress(FileNotFoundError):
+                damage(controller.directory / "state" / name)
+        since = time.monotonic()
+        controller.start(wait=False)
+        recovers(scene, since, "a lost state")
+
+
+# ---------------------------------------------------------------- the clock
+
+
+@fault(short=True)
+def clock_jumps(scene: Scene) -> None:
+    """The wall clock jumps by an hour, forward or back, while graces run, and later back again."""
+    with instrumented(scene) as instruments:
+        gone, owner = scene.add("gone"), scene.add("owned")
+        settle(scene)
+        scene.remove(gone)
+        scene.kill(owner)
+        exited = time.monotonic()
+        scene.create("rival", host="owned.example").box.start()
+        scene.create("sick", labels={"health.path": "/status/503"}).box.start()
+        time.sleep(0.7)
+        hours = scene.chance.choice([-1, 1])
+        instruments.move_clock(hours * HOUR)
+        moved = f"{hours:+} h:"
+        scene.add("meanwhile")
+        took = recovers(scene, time.monotonic(), f"{moved} a new site")
+        if scene.ask("gone").status != 503:
+            raise Seen(f"{moved} a host whose containers were removed answers {scene.ask('gone').status}")
+        until(lambda: scene.ask("sick").status == 503, WITHIN, f"{moved} 503 for a site that does not warm up")
+        while time.monotonic() < exited + EXITED_GRACE - 1:
+            if scene.ask("owned").backend:
+                raise Seen(f"{moved} an exited container's host was given away {time.monotonic() - exited:.1f} s after its end")
+            time.sleep(0.1)
+        scene.start(owner)
+        recovers(scene, time.monotonic(), f"{moved} the owner's return")
+        scene.controller.kill()
+        since = time.monotonic()
+        scene.controller.start(wait=False)
+        recovers(scene, since, f"{moved} a start")
+        instruments.move_clock(0)
+        scene.add("later")
+        recovers(scene, time.monotonic(), "the clock's return")
+        scene.notes.append(f"{moved} over in {took:.2f} s")
