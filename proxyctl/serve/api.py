@@ -41,7 +41,7 @@ ENDPOINTS: Final = {
     "/api/v1/cycles": "cycles that changed something or failed, the newest first; ?limit=",
     "/api/v1/events": "the same as they happen, as server-sent events",
     "/api/v1/explain": "which container answers ?url=a.example/git, and why others do not",
-    "/api/v1/openapi.json": "all of this as an OpenAPI description",
+    "/api/v1/openapi": "all of this as an OpenAPI description",
 }
 CYCLES = 50
 KEEP_ALIVE = 15.0
@@ -159,7 +159,7 @@ def application(sources: Sources, guard: Guard | None) -> web.Application:
         "/api/v1/cycles": handlers.cycles,
         "/api/v1/events": handlers.events,
         "/api/v1/explain": handlers.explain,
-        "/api/v1/openapi.json": handlers.openapi,
+        "/api/v1/openapi": handlers.openapi,
     }
     for path, handler in routes.items():
         app.router.add_get(path, handler)

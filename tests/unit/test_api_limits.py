@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from proxyctl.serve import api, listeners
+from proxyctl.serve import api, guard, listeners
 from tests.unit import desk as desks
-from tests.unit import wire
+from tests.unit import make, wire
 from tests.unit.desk import Desk
 from tests.unit.make import container
 
@@ -40,6 +40,15 @@ async def _pour(desk: Desk, head: bytes, piece: bytes) -> tuple[wire.Answer, int
     except ConnectionError:
         writer.close()
     return await answered, before
+
+
+def test_the_limits_are_those_of_the_documentation() -> None:
+    table = (make.REPOSITORY / "docs/http-api.md").read_text(encoding="utf-8").partition("## Limits")[2]
+    assert f"{guard.RATE:g} a second, {guard.BURST} at once; `{', '.join(guard.UNLIMITED)}` is not counted" in table
+    for said in (f"{api.CONNECTIONS}, followers", f"{api.BODY >> 10} KiB", f"{api.HEADER_LINES} lines of 8,190 bytes"):
+        assert f"| {said}" in table
+    assert api.IDLE == listeners.UNREAD / 1000
+    assert table.count(f"| {api.IDLE:g} s |") == 2
 
 
 # ---------------------------------------------------------------- bytes

@@ -54,6 +54,7 @@ def test_the_defaults_pass_their_own_checks(tmp_path: Path) -> None:
         ("[health]\ninterval = '500ms'", "health", "interval", 0.5),
         ("[discovery]\ndefault_host = '{service}.home.example'", "discovery", "default_host", "{service}.home.example"),
         ("[api]\nlisten = ''", "api", "listen", ""),
+        ("[api]\nhosts = ['proxyctl', 'edge.internal']", "api", "hosts", ("proxyctl", "edge.internal")),
     ],
 )  # fmt: skip
 def test_a_key_is_read(text: str, section: str, key: str, value: object, tmp_path: Path) -> None:
@@ -101,6 +102,8 @@ MISTAKES = {
     "a claim of a folder": ("[[claims]]\nhosts = ['a']\npaths = ['/git/']", "claims.paths: '/git/' is not as", "write /git"),
     "an address that is a name": ("[api]\nlisten = 'localhost:9180'", "api.listen", "write IP:PORT, like 127.0.0.1:9180"),
     "an address without a port": ("[api]\nlisten = '127.0.0.1'", "api.listen", "IP:PORT"),
+    "an API host with a port": ("[api]\nhosts = ['proxyctl:9180']", "api.hosts: 'proxyctl:9180' has a port", "the name alone"),
+    "an API host for all": ("[api]\nhosts = ['*.internal']", "api.hosts: '*.internal' is a pattern", "write every name"),
     "a default host for all": ("[discovery]\ndefault_host = 'x.example'", "discovery.default_host has no", "{service}.home"),
 }  # fmt: skip
 

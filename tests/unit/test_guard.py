@@ -15,7 +15,7 @@ from proxyctl.serve import guard
 from proxyctl.serve.api import ENDPOINTS
 from proxyctl.serve.guard import Rates, Tokens, is_address, make_token
 from tests.unit import desk as desks
-from tests.unit import wire
+from tests.unit import make, wire
 from tests.unit.desk import Desk
 
 TOKEN = "a" * 64
@@ -283,6 +283,7 @@ def test_the_command_that_the_errors_name_makes_a_token_and_its_file(tmp_path: P
     assert Tokens(path).knows(printed.strip())
     assert not Tokens(path).knows(printed)
     assert printed.strip() not in path.read_text()
+    assert make_token("/etc/proxyctl/tokens") in (make.REPOSITORY / "docs/http-api.md").read_text(encoding="utf-8")
     assert path.stat().st_mode & 0o777 == 0o640
 
 
