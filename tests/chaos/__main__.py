@@ -29,13 +29,12 @@ def run(faults: Iterable[Fault], seeds: range) -> Iterator[Verdict]:
     try:
         for chosen in faults:
             for seed in seeds:
-                stage = stage or Stage().__enter__()
                 try:
+                    stage = stage or Stage().__enter__()
                     verdict = play(chosen, stage, seed)
                 except Exception:  # noqa: BLE001 - the others are run all the same
                     verdict = Verdict(chosen, seed, problems=[traceback.format_exc()])
-                if verdict.problems:
-                    verdict.problems.append(f"the log's end:\n{stage.controller.tail(12)}")
+                if verdict.problems and stage:
                     stage.close()
                     stage = None
                 yield verdict

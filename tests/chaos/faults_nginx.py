@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from tests.chaos.scene import Scene, fault
+from tests.chaos.scene import RESYNC, WITHIN, Scene, fault
 from tests.rig import until
 
 TITLE = b"nginx: worker process"
@@ -111,6 +111,7 @@ def reference_replaced(scene: Scene) -> None:
     before = reference.readlink()
     scene.add("before")
     until(lambda: reference.readlink() != before, 5, "a newer configuration")
+    time.sleep(scene.chance.uniform(0, 0.5))
     match scene.chance.choice(["file", "gone", "older"]):
         case "file":
             reference.unlink()
@@ -130,6 +131,13 @@ def object_deleted(scene: Scene) -> None:
     newcomer(scene)
 
 
+@fault(spoils=True, within=RESYNC + WITHIN)
+def objects_deleted_while_idle(scene: Scene) -> None:
+    """Somebody deletes all that the live configuration includes, and nothing else happens until everything is read anew."""
+    for path in (directory(scene) / "objects").iterdir():
+        path.unlink()
+
+
 @fault(spoils=True)
 def object_overwritten(scene: Scene) -> None:
     """Somebody writes into a file that the live configuration includes: nonsense, or another answer."""
@@ -138,9 +146,9 @@ def object_overwritten(scene: Scene) -> None:
     newcomer(scene)
 
 
-@fault(spoils=True)
+@fault(nginx_lives=False, spoils=True)
 def manifest_deleted(scene: Scene) -> None:
-    """Somebody empties the directory of manifests, and nginx is told to reload."""
+    """Somebody empties the directory of manifests, and tells nginx to reload: it has no sites then."""
     for path in (directory(scene) / "manifests").iterdir():
         path.unlink()
     scene.rig.client.kill(scene.controller.nginx, "HUP")

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,15 +26,18 @@ from docker.types import IPAMConfig, IPAMPool
 
 from tests.load import Load, Report, Stray
 from tests.relay import Relay
-from tests.rig import LOOPBACK, NGINX, Answer, Box, Controller, Rig, ask, free_port, until
+from tests.rig import AT_ONCE, LOOPBACK, NGINX, Answer, Box, Controller, Rig, ask, free_port, until
 
 WITHIN = 5.0
 """Seconds from the end of a fault until everything is as it should be."""
-PATIENCE = 40.0
+RESYNC = 30.0
+"""Seconds after which the controller reads everything anew: what no event tells takes so long."""
+PATIENCE = 45.0
 """Seconds after which it is not waited for any more."""
 STEADY = 0.3
 """Seconds that it must stay so: workers from before a reload accept for another 100 ms."""
 LOOK_EVERY = 0.5
+LOG_LINES = 8
 SECTIONS = {"health": {"interval": "500ms", "timeout": "300ms"}}
 STANDING = {"north": 2, "south": 1}
 """Tenants that are always served, and by how many containers."""
@@ -48,8 +52,9 @@ class Seen(Exception):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`nginx_lives`: not one request to the standing tenants may be lost. `within`: seconds to converge. `spoils`: it puts wrong
-    files where nginx reads them, so what nginx would read is judged only when it is over. `short`: part of `make test`."""
+    """One row. `nginx_lives`: not one request that counts may be lost. (Where an address changes hands some are: that ends old
+    workers with the connections that they have left.) `within`: seconds to converge. `spoils`: it puts wrong files where nginx
+    reads them, so what nginx would read is judged only when it is over. `short`: part of `make test`."""
 
     name: str
     run: Callable[[Scene], None]
@@ -89,7 +94,7 @@ class App:
     tenant: str
     name: str
     box: Box
-    alive: bool = True
+    alive: bool = False
     address: str = ""
 
     @property
@@ -108,12 +113,12 @@ class Stage:
         self._count = 0
 
     def _make_network(self) -> tuple[str, str]:
-        """A network of its own: nobody else takes an address that a fault has freed. Returns its name and `10.213.7`."""
-        for _ in range(50):
-            name, subnet = f"{self.rig.run}-apps", f"10.214.{random.randrange(256)}"
-            ipam = IPAMConfig(pool_configs=[IPAMPool(subnet=f"{subnet}.0/24")])
+        """A network of its own: nobody else takes an address that a fault has freed. Returns its name and `10.214`."""
+        for number in random.sample(range(64, 250), 50):
+            name, subnet = f"{self.rig.run}-apps", f"10.{number}"
+            pool = IPAMPool(subnet=f"{subnet}.0.0/16", iprange=f"{subnet}.0.0/24", gateway=f"{subnet}.0.1")
             with suppress(APIError):
-                self.rig.client.create_network(name, driver="bridge", labels=self.rig.marks, ipam=ipam)
+                self.rig.client.create_network(name, driver="bridge", labels=self.rig.marks, ipam=IPAMConfig(pool_configs=[pool]))
                 return name, subnet
         raise RuntimeError("no subnet is free")
 
@@ -133,23 +138,29 @@ class Stage:
         self.close()
 
     def close(self) -> None:
-        self.relay.restore()
         self.rig.close()
-        self.relay.cut()
+        self.relay.close()
 
     def create(
-        self, tenant: str, *, address: str = "", host: str = "", labels: Mapping[str, str] | None = None, **more: Any
+        self,
+        tenant: str,
+        *,
+        address: str = "",
+        outside: bool = False,
+        labels: Mapping[str, str] | None = None,
+        **more: Any,
     ) -> App:
-        """A container that is not started. `address`: the last part of one in the stage's network; `labels` beside the host's."""
+        """A container that is not started. It gets an address that nobody had, or the one that is named, or with "any" the first
+        that is free. `outside`: it is in another network, and served when it joins the stage's. `labels` beside its host."""
         self._count += 1
         name = f"{tenant}-{self._count}"
-        own = {"host": host or f"{tenant}.example", "service": tenant, **(labels or {})}
-        if address:
-            address = f"{self.subnet}.{address}"
+        address = address or f"{self.subnet}.{1 + self._count // 250}.{1 + self._count % 250}"
+        own = {"host": f"{tenant}.example", "service": tenant, "network": self.network, **(labels or {})}
+        if not outside and address != "any":
             more["NetworkingConfig"] = {"EndpointsConfig": {self.network: {"IPAMConfig": {"IPv4Address": address}}}}
-        project = {"com.docker.compose.project": tenant, **more.pop("other_labels", {})}
-        box = self.rig.create_container(own, name=name, network=self.network, other_labels=project, **more)
-        return App(tenant, name, box, alive=False, address=address)
+        project = {"com.docker.compose.project": tenant}
+        network = "bridge" if outside else self.network
+        return App(tenant, name, self.rig.create_container(own, name=name, network=network, other_labels=project, **more))
 
     def start(self, tenant: str, **more: Any) -> App:
         app = self.create(tenant, **more)
@@ -172,11 +183,14 @@ class Scene:
     def __init__(self, stage: Stage, seed: int) -> None:
         self.stage = stage
         self.rig, self.controller, self.relay = stage.rig, stage.controller, stage.relay
+        self.seed = seed
         self.chance = random.Random(seed)
         self.apps: list[App] = list(stage.standing)
         self.notes: list[str] = []
         """What a fault measured beside, for the run's line."""
         self.over_at = 0.0
+        self.counted: set[str] = set()
+        """Tenants whose lost requests are the run's."""
         self._loads: dict[str, Load] = {}
         self._departed: list[tuple[float, str]] = []
         self._arrived: dict[str, tuple[float, App]] = {}
@@ -185,18 +199,28 @@ class Scene:
 
     # ------------------------------------------------------------ what a fault does
 
-    def load(self, tenant: str, *, new_per_second: float = 40, keepalive_clients: int = 5, path: str = "/") -> Load:
-        """Traffic to a tenant until the end of the scene. Lost requests count for the standing tenants only."""
+    def load(
+        self,
+        tenant: str,
+        *,
+        new_per_second: float = 40,
+        keepalive_clients: int = 5,
+        post_share: float = 0.2,
+        counts: bool = False,
+    ) -> Load:
+        """Traffic to a tenant until the end of the scene. `counts`: what it loses is a loss of the run."""
         load = Load(
             f"{tenant}.example",
             self.controller.port,
-            path=path,
             new_per_second=new_per_second,
+            post_share=post_share,
             keepalive_clients=keepalive_clients,
             timeout=5.0,
             own=f"{tenant}-",
         )
         self._loads[tenant] = load
+        if counts:
+            self.counted.add(tenant)
         load.start()
         return load
 
@@ -234,8 +258,7 @@ class Scene:
     def arrived(self, app: App, at: float = 0.0) -> None:
         """It has an address, since then (monotonic) or since its start."""
         raw = app.box.inspect()
-        networks = raw["NetworkSettings"]["Networks"]
-        app.address = next((str(item["IPAddress"]) for item in networks.values() if item["IPAddress"]), "")
+        app.address = str((raw["NetworkSettings"]["Networks"].get(self.stage.network) or {}).get("IPAddress", ""))
         app.alive = True
         self._arrived[app.name] = (at or _unix(raw["State"]["StartedAt"]) - self._to_wall, app)
 
@@ -255,14 +278,16 @@ class Scene:
         """Whether the controller says that nginx runs what is wanted."""
         return ask(int(self.controller.api.rpartition(":")[2]), self.controller.api, "/readyz", timeout=1).status == 200
 
-    def wrong(self) -> str:
-        """What is not as it should be now; empty when everything is."""
+    def wrong(self, *, files: bool = False) -> str:
+        """What is not as it should be now; empty when everything is. `files`: nginx is asked about those, too."""
         for host in sorted({app.host for app in self.apps}):
             alive = {app.name for app in self.apps if app.alive and app.host == host}
             problem = self._wrong_with(host, alive, self.controller.port)
             if problem:
                 return problem
-        return "" if self.ready() else "the controller is not ready"
+        if not self.ready():
+            return "the controller is not ready"
+        return self.accepts() if files else ""
 
     @staticmethod
     def _wrong_with(host: str, alive: set[str], port: int) -> str:
@@ -274,13 +299,13 @@ class Scene:
                 return ""
         return f"{host} is answered by {dict(seen)}, not by {' '.join(sorted(alive)) or 'nobody'}"
 
-    def converge(self) -> tuple[float | None, str]:
+    def converge(self, *, files: bool = False) -> tuple[float | None, str]:
         """Seconds from the end of the fault until everything is as it should be, and stays so."""
         self.over_at = self.over_at or time.monotonic()
         since, problem = 0.0, ""
         while time.monotonic() - self.over_at < PATIENCE:
             began = time.monotonic()
-            problem = self.wrong()
+            problem = self.wrong(files=files)
             since = 0.0 if problem else since or began
             if since and time.monotonic() - since > STEADY:
                 return since - self.over_at, ""
@@ -355,9 +380,8 @@ class Scene:
 
     def clear(self) -> None:
         """Removes what the scene added."""
-        for app in self.apps:
-            if app not in self.stage.standing:
-                app.box.remove()
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda app: app.box.remove(), (app for app in self.apps if app not in self.stage.standing)))
 
     def told(self) -> list[Told]:
         """What the controller said so far of what nginx knows."""
@@ -368,17 +392,15 @@ class Scene:
         ]
 
     def _closed(self, host: str, backend: str, before: float, told: list[Told]) -> float:
-        """When nginx stopped to lead from the host to this backend: the Live without the one who left, and the first word after
-        the other's arrival about him or the address. Endless while neither was said."""
+        """When nginx stopped to lead from the host to this backend: the Live without the one who left, or the end of the old
+        workers that knew his address, where some had to be ended. Endless while there was no Live; 0: he never left."""
         left = max((at for at, whose in self._departed if whose == host and at <= before), default=None)
         if left is None:
             return 0.0
         live = next((t.at for t in told if t.at >= left and (f"{host}/" in t.text or "... and" in t.text)), float("inf"))
         at, app = self._arrived.get(backend, (0.0, None))
-        if app is None:
-            return live
-        about = next((t.at for t in told if t.at >= at and (f"{app.host}/" in t.text or app.address in t.text)), live)
-        return max(live, about)
+        address = f"{app.address} belongs to " if app else "nobody's"
+        return max(live, next((t.at for t in told if t.at >= at and address in t.text), live))
 
     def sort(self, host: str, strays: tuple[Stray, ...]) -> tuple[int, int]:
         """How many answers by somebody else were asked for (before the Live that follows, after it)."""
@@ -440,14 +462,14 @@ def play(chosen: Fault, stage: Stage, seed: int) -> Verdict:
     verdict, scene, bad = Verdict(chosen, seed), Scene(stage, seed), list[str]()
     try:
         for tenant in STANDING:
-            scene.load(tenant)
+            scene.load(tenant, counts=True)
         time.sleep(0.3)
         with scene.looking(bad):
             try:
                 chosen.run(scene)
             except Seen as error:
                 verdict.problems.append(str(error))
-            verdict.converged, problem = scene.converge()
+            verdict.converged, problem = scene.converge(files=chosen.spoils)
             if chosen.spoils:
                 bad.clear()
             if problem:
@@ -459,6 +481,8 @@ def play(chosen: Fault, stage: Stage, seed: int) -> Verdict:
         _count(verdict, scene)
         verdict.problems += [f"not a good configuration: {said}" for said in dict.fromkeys(bad)]
         verdict.windows, verdict.notes = scene.windows(), scene.notes
+        if verdict.problems:
+            verdict.problems.append(f"the log's end:\n{scene.controller.tail(LOG_LINES)}")
     finally:
         scene.close()
         scene.clear()
@@ -470,7 +494,7 @@ def _count(verdict: Verdict, scene: Scene) -> None:
         early, after = scene.sort(f"{tenant}.example", report.strays)
         verdict.strays_early += early
         verdict.strays += after
-        if tenant in STANDING:
+        if tenant in scene.counted:
             verdict.sent += report.sent_of()
             verdict.lost += report.lost_of()
             if report.lost_of() and verdict.fault.nginx_lives:
