@@ -151,6 +151,8 @@ class Controller:
         self.log = directory / "log"
         self.nginx = nginx
         self.program: tuple[str | Path, ...] = (Path(sys.executable).with_name("proxyctl"),)
+        self.environment: dict[str, str] = {}
+        """Of the process, beside the tests' own."""
         self._process: subprocess.Popen[bytes] | None = None
         own: Sections = {
             "docker": {"endpoint": endpoint()},
@@ -196,6 +198,7 @@ class Controller:
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
+                env=os.environ | self.environment,
             )
         if wait:
             self.wait_ready()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 
 import click
 
@@ -29,6 +30,7 @@ def run(options: Options) -> int:
 
     config = options.config()
     logs.configure()
+    faulthandler.enable()  # systemd's watchdog sends SIGABRT: the log then says where it was stuck
     structlog.get_logger().info("starting", version=__version__, config=str(options.config_file), state=str(config.state_dir))
     try:
         asyncio.run(App(config, options.config_file).run())

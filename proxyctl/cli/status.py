@@ -50,12 +50,10 @@ def _show(status: Status, now: float) -> None:
 
 def headline(status: Status, now: float) -> str:
     from proxyctl.serve.page import ago
+    from proxyctl.serve.views import summary
 
-    counts = status.counts
     since = f" for {ago(now - status.since_unix)}" if status.since_unix else ""
-    nginx = f"nginx {status.nginx.version}" if status.nginx else "no nginx"
-    services = f"{counts.services} service{'' if counts.services == 1 else 's'}"
-    return f"{since}: {nginx}, {services}, {counts.healthy} of {counts.targets} targets healthy"
+    return f"{since}: {summary(status)}"
 
 
 def _row(route: Route) -> tuple[str | Text, ...]:

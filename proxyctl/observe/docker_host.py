@@ -77,6 +77,8 @@ class DockerHost:
         self._client: docker.APIClient | None = None
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="docker")
+        self.waiting = 0
+        """Calls that the engine has not answered yet."""
 
     # ------------------------------------------------------------ plumbing
 
@@ -116,7 +118,11 @@ class DockerHost:
                     f"the Docker engine at {self.endpoint} answers what cannot be understood: {what}"
                 ) from error
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, run)
+        self.waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, run)
+        finally:
+            self.waiting -= 1
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

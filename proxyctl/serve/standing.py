@@ -15,7 +15,7 @@ from proxyctl.model import Container, NginxView, Owner, Plan, Rejection, RouteTa
 from proxyctl.serve.history import History
 
 LATE = 60.0
-"""Seconds past the resync interval without a sign of life before the loop counts as stuck."""
+"""Seconds past the resync interval without a sign of life before the loop counts as stuck, unless it waits for the engine."""
 
 
 class Nginx(Protocol):
@@ -103,7 +103,8 @@ class Standing:
         return "" if self.live_digest else "nothing is live yet"
 
 
-def read(controller: Controller, place: Place, history: History, *, connected: bool) -> Standing:
+def read(controller: Controller, place: Place, history: History, *, connected: bool, waiting: bool = False) -> Standing:
+    """`waiting`: for an answer of the engine. Calls end by themselves, but the pull of an image may take minutes."""
     plan = controller.plan
     age = time.monotonic() - controller.beat
     return Standing(
@@ -114,7 +115,7 @@ def read(controller: Controller, place: Place, history: History, *, connected: b
         in_sync=history.in_sync and controller.live is not None,
         since_unix=history.since_unix,
         error=history.error,
-        alive=age < place.resync + LATE,
+        alive=waiting or age < place.resync + LATE,
         wanted=plan.table if plan else RouteTable(),
         published=controller.published,
         owners=plan.owners if plan else {},

@@ -263,6 +263,13 @@ def status(standing: Standing) -> Status:
     )
 
 
+def summary(status: Status) -> str:
+    nginx = f"nginx {status.nginx.version}" if status.nginx else "no nginx"
+    counts = status.counts
+    services = f"{counts.services} service{'' if counts.services == 1 else 's'}"
+    return f"{nginx}, {services}, {counts.healthy} of {counts.targets} targets healthy"
+
+
 def _nginx(standing: Standing) -> Nginx | None:
     nginx = standing.nginx
     if nginx is None:
