@@ -268,17 +268,15 @@ def wipe(scene: Scene, controller: Controller) -> None:
 
 
 def stopped_for(scene: Scene, seconds: float) -> None:
-    """Nobody gets the address of another one: that would mislead requests for so long, and end old workers in their work."""
-    free = iter(range(100, 200))
-    going, _ = (scene.add("pair", address=str(next(free))) for _ in range(2))
-    coming, leaving = (scene.create(tenant, address=str(next(free))) for tenant in ("pair", "short-lived"))
+    going, _ = scene.add("pair"), scene.add("pair")
+    coming, leaving = scene.create("pair"), scene.create("short-lived")
     settle(scene)
     os.kill(scene.controller.pid, signal.SIGSTOP)
     began = time.monotonic()
     steps: list[Callable[[], object]] = [
         lambda: scene.stop(going),
         lambda: scene.start(coming),
-        lambda: scene.add("meanwhile", address=str(next(free))),
+        lambda: scene.add("meanwhile"),
         lambda: scene.stop(scene.start(leaving)),
     ]
     scene.chance.shuffle(steps)
@@ -452,7 +450,7 @@ def state_torn(scene: Scene) -> None:
     controller = scene.controller
     state = controller.directory / "state"
     controller.stop()
-    rival = scene.create("rival", host="owned.example")
+    rival = scene.create("rival", labels={"host": "owned.example"})
     rival.box.start()
     rival.box.kill()
     scene.add("owned")
@@ -496,7 +494,7 @@ def clock_jumps(scene: Scene) -> None:
         scene.remove(gone)
         scene.kill(owner)
         exited = time.monotonic()
-        scene.create("rival", host="owned.example").box.start()
+        scene.create("rival", labels={"host": "owned.example"}).box.start()
         scene.create("sick", labels={"health.path": "/status/503"}).box.start()
         time.sleep(0.7)
         hours = scene.chance.choice([-1, 1])
