@@ -18,12 +18,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import requests
 from docker.errors import APIError, DockerException
 from docker.types import IPAMConfig, IPAMPool
 
+from tests.chaos.own_engine import OwnEngine
 from tests.load import Load, Report, Stray
 from tests.relay import Relay
 from tests.rig import AT_ONCE, LOOPBACK, NGINX, Answer, Box, Controller, Rig, ask, free_port, until
@@ -43,6 +44,9 @@ STANDING = {"north": 2, "south": 1}
 """Tenants that are always served, and by how many containers."""
 
 
+EngineKind = Literal["", "plain", "live-restore"]
+
+
 class Seen(Exception):  # noqa: N818
     """What a fault itself finds wrong; its words are the finding."""
 
@@ -54,7 +58,8 @@ class Seen(Exception):  # noqa: N818
 class Fault:
     """One row. `nginx_lives`: not one request that counts may be lost. (Where an address changes hands some are: that ends old
     workers with the connections that they have left.) `within`: seconds to converge. `spoils`: it puts wrong files where nginx
-    reads them, so what nginx would read is judged only when it is over. `short`: part of `make test`."""
+    reads them, so what nginx would read is judged only when it is over. `short`: part of `make test`. `engine`: it needs one of
+    its own that it may restart, of this kind."""
 
     name: str
     run: Callable[[Scene], None]
@@ -62,6 +67,7 @@ class Fault:
     within: float
     spoils: bool
     short: bool
+    engine: EngineKind
 
     @property
     def words(self) -> str:
@@ -72,13 +78,13 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    *, nginx_lives: bool = True, within: float = WITHIN, spoils: bool = False, short: bool = False
+    *, nginx_lives: bool = True, within: float = WITHIN, spoils: bool = False, short: bool = False, engine: EngineKind = ""
 ) -> Callable[[Callable[[Scene], None]], Callable[[Scene], None]]:
     """Puts a function into the table under its own name."""
 
     def put(run: Callable[[Scene], None]) -> Callable[[Scene], None]:
         name = run.__name__.replace("_", "-")
-        FAULTS[name] = Fault(name, run, nginx_lives, within, spoils, short)
+        FAULTS[name] = Fault(name, run, nginx_lives, within, spoils, short, engine)
         return run
 
     return put
@@ -101,11 +107,19 @@ class App:
     def host(self) -> str:
         return f"{self.tenant}.example"
 
+    @property
+    def pid(self) -> int:
+        return int(self.box.inspect()["State"]["Pid"])
+
 
 class Stage:
-    """`with Stage() as stage:` serves its standing tenants. Any number of scenes may follow each other on it."""
+    """`with Stage() as stage:` serves its standing tenants. Any number of scenes may follow each other on it.
 
-    def __init__(self, sections: Mapping[str, Mapping[str, object]] | None = None) -> None:
+    With an `engine` that may be restarted its containers start again with it, at whatever address is free.
+    """
+
+    def __init__(self, sections: Mapping[str, Mapping[str, object]] | None = None, engine: OwnEngine | None = None) -> None:
+        self.engine = engine
         self.rig = Rig()
         self.network, self.subnet = self._make_network()
         self.relay = Relay(self.rig.directory / "engine.sock")
@@ -154,6 +168,9 @@ class Stage:
         that is free. `outside`: it is in another network, and served when it joins the stage's. `labels` beside its host."""
         self._count += 1
         name = f"{tenant}-{self._count}"
+        if self.engine:
+            address = address or "any"
+            more["host_config"] = {"RestartPolicy": {"Name": "unless-stopped"}}
         address = address or f"{self.subnet}.{1 + self._count // 250}.{1 + self._count % 250}"
         own = {"host": f"{tenant}.example", "service": tenant, "network": self.network, **(labels or {})}
         if not outside and address != "any":
@@ -196,6 +213,11 @@ class Scene:
         self._arrived: dict[str, tuple[float, App]] = {}
         self._to_wall = time.time() - time.monotonic()
         self._reused: list[tuple[str, str]] = []
+
+    @property
+    def engine(self) -> OwnEngine:
+        assert self.stage.engine
+        return self.stage.engine
 
     # ------------------------------------------------------------ what a fault does
 
@@ -467,7 +489,7 @@ def play(chosen: Fault, stage: Stage, seed: int) -> Verdict:
         with scene.looking(bad):
             try:
                 chosen.run(scene)
-            except Seen as error:
+            except (Seen, AssertionError) as error:
                 verdict.problems.append(str(error))
             verdict.converged, problem = scene.converge(files=chosen.spoils)
             if chosen.spoils:
