@@ -5,9 +5,10 @@ Remembers the refusals (until their cause changes) and what was live last (to fa
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
-from proxyctl.model import FileSet, Refusal, Rejection, RouteTable
+from proxyctl.model import OWN_FILE, FileSet, Refusal, Rejection, RouteTable
 from proxyctl.plan import quarantine
 from proxyctl.plan.quarantine import Served, Suspects
 from proxyctl.publish.draft import Drafts
@@ -16,6 +17,8 @@ from proxyctl.publish.test import Refused, Tested, Tester
 
 ATTEMPTS = 10
 """Tests in one cycle; each finds at least one culprit."""
+RETRY_FIRST, RETRY_LAST = 60.0, 3600.0
+"""Seconds after which what was refused is tried again though it has not changed; doubled each time. A verdict may be wrong."""
 SPLITS = 40
 """Tests in one cycle to tell the culprits among many suspects; each halves a group of them."""
 
@@ -23,18 +26,31 @@ Render = Callable[[Served], FileSet]
 
 
 class Acceptance:
-    def __init__(self, drafts: Drafts, tester: Tester) -> None:
+    """`good`: what of the quarantined was live when the process before this one ended."""
+
+    def __init__(self, drafts: Drafts, tester: Tester, good: Served) -> None:
         self._drafts = drafts
         self._tester = tester
-        self._good = Served(RouteTable(), {})
+        self._good = good
         self._live: FileSet | None = None
         self._refusals: dict[str, Refusal] = {}
+        self._retries: dict[str, tuple[float, float]] = {}
+        """Source -> when (monotonic) it is tried again though it has not changed, and the pause after that."""
 
     def reduce(self, wanted: Served, coming: Served) -> Served:
         """What is wanted without what nginx has refused. A refusal ends when its cause changes in `coming`, which is what is
         wanted and what will be when containers that are being created run."""
-        self._refusals = quarantine.still_held(self._refusals.values(), coming.table, coming.files)
+        held = quarantine.still_held(self._refusals.values(), coming.table, coming.files)
+        self._retries = {source: retry for source, retry in self._retries.items() if source in held}
+        now = time.monotonic()
+        self._refusals = {source: refusal for source, refusal in held.items() if now < self._retries[source][0]}
         return self._reduced(wanted)
+
+    def fallback(self) -> Served:
+        """The last good form of what is in quarantine."""
+        hosts = tuple(vhost for vhost in self._good.table.vhosts if vhost.host in self._refusals)
+        files = {name: text for name, text in self._good.files.items() if OWN_FILE + name in self._refusals}
+        return Served(RouteTable(hosts), files)
 
     def _reduced(self, wanted: Served) -> Served:
         return quarantine.without(self._refusals, wanted.table, wanted.files, self._good)
@@ -88,6 +104,8 @@ class Acceptance:
         guilty = suspects.sources - self._refusals.keys()
         for source in guilty:
             self._refusals[source] = Refusal(source, quarantine.essence(source, wanted.table, wanted.files), reason)
+            _, pause = self._retries.get(source, (0.0, RETRY_FIRST))
+            self._retries[source] = (time.monotonic() + pause, min(pause * 2, RETRY_LAST))
         return Suspects(guilty, suspects.certain)
 
     def knows(self, fileset: FileSet, nginx: NginxInstance) -> bool:
@@ -101,6 +119,7 @@ class Acceptance:
     def pardon(self) -> None:
         """Tries everything again: the templates have changed."""
         self._refusals.clear()
+        self._retries.clear()
 
     def rejections(self, table: RouteTable) -> tuple[Rejection, ...]:
         return quarantine.rejections(self._refusals.values(), table)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from jinja2 import TemplateError
 
+from proxyctl import steady
 from proxyctl.acceptance import Acceptance
 from proxyctl.model import (
     CycleReport,
@@ -43,8 +44,8 @@ from proxyctl.retirement import Retirement
 from proxyctl.state import State, StateStore
 
 KEEP_GENERATIONS = 5
-RETRY_AFTER = 30.0
-"""The longest pause in seconds between two attempts after a failure."""
+RETRY_AFTER = 3.0
+"""The longest pause in seconds between two attempts after a failure: an attempt costs little, and what failed may be over."""
 BURST, WINDOW = 20, 10.0
 """Reloads at once, and the seconds in which there may be no more: old workers live on for a while after each."""
 
@@ -102,7 +103,9 @@ class Controller:
         self._parts = parts
         self.policy = policy
         self._offered: Policy | None = None
-        self._acceptance = Acceptance(parts.drafts, parts.tester)
+        self._planner = routes.Planner()
+        good = Served(RouteTable(state.fallback_hosts), state.fallback_files)
+        self._acceptance = Acceptance(parts.drafts, parts.tester, good)
         self._retirement = Retirement(state.generations, (target for target, _ in state.live_targets))
         self.state = state
         self._told = told
@@ -120,6 +123,12 @@ class Controller:
         self.plan: Plan | None = None
         self.published = RouteTable()
         """The table that is live."""
+        self._places: frozenset[str] | None = None
+        """Of `published`; None before there is one in this run."""
+        self._remembered: RouteTable | None = None
+        self._born = time.monotonic()
+        self._doubtful = parts.store.doubtful and parts.reference.is_marked()
+        """The state is lost or old, and nginx serves what it does not tell about."""
         self.in_sync = False
         """Whether what is live is what is wanted, as of the latest cycle."""
         self.beat = time.monotonic()
@@ -227,6 +236,8 @@ class Controller:
         parts.prober.watch(plan.probes, trusted)
         if trusted:
             plan = self.plan = self._plan(course, nginx)
+        if self._waits(plan):
+            return
         leaving = asyncio.create_task(self._leave(nginx, plan))
         try:
             fileset = await self._bring_live(course, plan, nginx)
@@ -238,6 +249,14 @@ class Controller:
             await self._test_ahead(course, plan, nginx)
         if plan.holds_back:
             self._later(1.0, "warming up")
+
+    def _waits(self, plan: Plan) -> bool:
+        """Whether nginx had better go on with what it has: without a state that tells what was healthy, a first publish before
+        the first checks would drop sites that are served now."""
+        self._doubtful = self._doubtful and plan.holds_back and time.monotonic() - self._born < routes.WARM_UP
+        if self._doubtful:
+            self._later(0.05, "waiting for the first checks")
+        return self._doubtful
 
     async def _take_over(self, course: _Course, nginx: NginxInstance, offered: Policy) -> None:
         """Raises what is wrong with the offer, and then it is dropped and everything is as before. A hand-written vhost that is
@@ -264,17 +283,17 @@ class Controller:
 
     def _plan(self, course: _Course, nginx: NginxInstance) -> Plan:
         with course.stage("plan"):
-            return routes.plan(
+            return self._planner.plan(
                 routes.Inputs(
                     self._snapshot,
                     self._parts.prober.standing,
-                    self.state.owners,
+                    self.plan.owners if self.plan else self.state.owners,
                     nginx.view,
                     self.policy.defaults,
                     self.policy.join,
                     self._unjoinable,
-                    self._places(self.published) or self.state.places,
-                    time.time(),
+                    self.state.places if self._places is None else self._places,
+                    steady.now(),
                     self.policy.claims,
                     self.policy.own_ports,
                 )
@@ -311,9 +330,13 @@ class Controller:
             course.changes = changes.between(self.published, served.table)
             if not await self._is_live(fileset, nginx, course.wake):
                 await self._publish(course, tested, wanted, nginx)
-        self.published = served.table
+        if self._places is None or self.published is not served.table:
+            self.published = served.table
+            self._places = frozenset([vhost.host + loc.path for vhost in served.table.vhosts for loc in vhost.locations])
         self._acceptance.is_live(served, fileset)
         self._retire(course)
+        if course.wake.relist:
+            await self._parts.drafts.mend(fileset)
         return fileset
 
     def _retire(self, course: _Course) -> None:
@@ -329,8 +352,7 @@ class Controller:
         try:
             await self._reload(course, published, nginx)
         except NotProved as error:
-            if error.refused:
-                self._acceptance.blame(error.reason, wanted, tested.draft.fileset)
+            await self._judge(error, published, wanted, tested.draft.fileset)
             await self._put_back(course, published, nginx, error)
         course.result = "live"
         if course.wake.at:
@@ -340,8 +362,15 @@ class Controller:
         self._reloads.append(time.monotonic())
         with course.stage("prove"):
             self.live = self._unretired = await self._parts.reloader.reload(
-                published, nginx, self.live, self.policy.nginx.workers
+                published, nginx, self.live, self.policy.nginx.workers, self._parts.tester.parsing
             )
+
+    async def _judge(self, error: NotProved, published: Published, wanted: Served, fileset: FileSet) -> None:
+        """Blames nobody for what nginx says about files that somebody else has changed meanwhile; mends them instead."""
+        foreign = self._parts.reference.current() != published.digest
+        mended = [name for each in (fileset, *self._kept) for name in await self._parts.drafts.mend(each)]
+        if error.refused and not foreign and not mended:
+            self._acceptance.blame(error.reason, wanted, fileset)
 
     async def _put_back(self, course: _Course, published: Published, nginx: NginxInstance, why: NotProved) -> None:
         """The last good configuration again, proved. Raises NotProved in any case: the wanted one is not live."""
@@ -376,32 +405,26 @@ class Controller:
             await self._parts.container.leave(nginx, left)
             self.state = replace(self.state, joined=self.state.joined - left)
 
-    @staticmethod
-    def _places(table: RouteTable) -> frozenset[str]:
-        return frozenset(vhost.host + location.path for vhost in table.vhosts for location in vhost.locations)
-
     async def _remember(self, plan: Plan, fileset: FileSet, *, tidy: bool) -> None:
         if not self._kept or self._kept[-1].digest != fileset.digest:
             self._kept.append(fileset)
         if tidy:
             await self._parts.drafts.collect(self._kept)
-        serving = tuple(
-            sorted(
-                {
-                    (target.target, location.route)
-                    for vhost in plan.table.vhosts
-                    for location in vhost.locations
-                    for target in location.serving
-                }
-            )
-        )
+        serving = self.state.live_targets
+        if self._remembered is not self.published:
+            self._remembered = self.published
+            locations = [location for vhost in self.published.vhosts for location in vhost.locations]
+            serving = tuple(dict.fromkeys((t.target, location.route) for location in locations for t in location.serving))
+        fallback = self._acceptance.fallback()
         state = replace(
             self.state,
             owners=plan.owners,
             live_digest=fileset.digest,
             live_targets=serving,
-            places=self._places(self.published),
+            places=self._places or frozenset(),
             generations=self._retirement.generations,
+            fallback_hosts=fallback.table.vhosts,
+            fallback_files=fallback.files,
         )
         if state != self.state:
             self._parts.store.save(state)

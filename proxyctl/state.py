@@ -19,7 +19,7 @@ from typing import IO
 import msgspec
 
 from proxyctl.files import sync_directory, write_whole
-from proxyctl.model import Generation, Owner, ProbeKey
+from proxyctl.model import Generation, Owner, ProbeKey, VirtualHost
 
 SCHEMA = 1
 
@@ -38,6 +38,9 @@ class State:
     """Networks that proxyctl put nginx into, and takes it out of again."""
     generations: tuple[Generation, ...] = ()
     """Old workers of nginx that lived after the latest proof."""
+    fallback_hosts: tuple[VirtualHost, ...] = ()
+    """What is served of hosts that are in quarantine, and below of hand-written files: their last good form."""
+    fallback_files: Mapping[str, str] = field(default_factory=dict)
 
 
 class _File(msgspec.Struct):
@@ -59,6 +62,8 @@ class StateStore:
         self._whole = True
         self.notes: list[str] = []
         """What was wrong with the files that were read."""
+        self.doubtful = False
+        """There was no state, or not the newest one."""
 
     def acquire(self) -> None:
         """Takes the directory for this process, until it ends or `release`s it. Raises HeldByAnother, or OSError."""
@@ -83,6 +88,7 @@ class StateStore:
 
     def load(self) -> State:
         for path in (self._path, self._previous):
+            self.doubtful = path != self._path
             try:
                 return _decode(path.read_bytes())
             except FileNotFoundError:

@@ -12,11 +12,13 @@ import errno
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable
 
 import aiohttp
 from yarl import URL
 
+from proxyctl import steady
 from proxyctl.model import Probe, ProbeKey, ProbeResult, ProbeState
 
 WARM_FIRST = 0.003
@@ -27,27 +29,34 @@ has taken so far. So a slow start is noticed within a twentieth of itself; what 
 GRID = 0.25
 AT_ONCE = 128
 """Checks under way at the same time."""
+IN_A_TURN = 64
+"""Checks begun in one turn of the loop."""
+_REFUSED = "connection refused"
 
 
 class Prober:
-    """Keeps one task for each watched target. `changed` is called when a target's state changes, with
-    the monotonic time at which what led to it began: for a target that has warmed up, its first passed check."""
+    """Asks every watched target when it is its turn. `changed` is called when a target's state changes, with the monotonic time
+    at which what led to it began: for a target that has warmed up, its first passed check."""
 
     def __init__(self, changed: Callable[[Probe, ProbeResult, float], None]) -> None:
         self._changed = changed
+        self._probes: Iterable[Probe] = ()
         self._watched: dict[ProbeKey, _Watch] = {}
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._due: deque[_Watch] = deque()
+        self._checks: set[asyncio.Task[None]] = set()
+        self._pumping = False
         self._session: aiohttp.ClientSession | None = None
-
-    @property
-    def standing(self) -> Mapping[ProbeKey, ProbeResult]:
-        return {key: watch.result for key, watch in self._watched.items()}
+        self.standing: dict[ProbeKey, ProbeResult] = {}
 
     def watch(self, probes: Iterable[Probe], trusted: Iterable[ProbeKey] = ()) -> None:
         """Watches exactly these. A target in `trusted` starts as healthy: it was, when it was last live."""
+        if probes is self._probes:
+            return
+        self._probes = probes
         wanted = {probe.key: probe for probe in probes}
         for key in self._watched.keys() - wanted.keys():
             self._watched.pop(key).stop()
+            del self.standing[key]
         known = frozenset(trusted)
         for key, probe in wanted.items():
             if key in self._watched:
@@ -63,19 +72,54 @@ class Prober:
     def tell(self, probe: Probe, result: ProbeResult, since: float) -> None:
         self._changed(probe, result, since)
 
+    # ------------------------------------------------------------ whose turn it is
+
+    def due(self, watch: _Watch) -> None:
+        self._due.append(watch)
+        self._pump()
+
+    def _pump(self) -> None:
+        if self._due and not self._pumping and len(self._checks) < AT_ONCE:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._check_some)
+
+    def _check_some(self) -> None:
+        """A connection to a container on this host is mostly there at once, and costs no task then."""
+        self._pumping = False
+        for _ in range(IN_A_TURN):
+            if not self._due or len(self._checks) >= AT_ONCE:
+                break
+            watch = self._due.popleft()
+            if watch.stopped:
+                continue
+            problem = _tcp_at_once(watch.probe) if watch.probe.check.type == "tcp" else None
+            if problem is None:
+                watch.task = task = asyncio.create_task(self._check(watch), name=f"probe {watch.probe.target.address}")
+                self._checks.add(task)
+                task.add_done_callback(self._checked)
+            else:
+                watch.count(problem)
+        self._pump()
+
+    def _checked(self, task: asyncio.Task[None]) -> None:
+        self._checks.discard(task)
+        self._pump()
+
+    async def _check(self, watch: _Watch) -> None:
+        watch.count(await self.check(watch.probe))
+
     async def check(self, probe: Probe) -> str:
         """One check: empty when it passes, else the reason in a few words."""
         check = probe.check
-        async with self._slots:
-            try:
-                async with asyncio.timeout(check.timeout):
-                    if check.type == "http":
-                        return await self._http(probe)
-                    return await _tcp(probe.target.address, check.port)
-            except TimeoutError:
-                return f"no answer within {check.timeout:g} s"
-            except (OSError, aiohttp.ClientError) as error:
-                return _words(error)
+        try:
+            async with asyncio.timeout(check.timeout):
+                if check.type == "http":
+                    return await self._http(probe)
+                return await _tcp(probe.target.address, check.port)
+        except TimeoutError:
+            return f"no answer within {check.timeout:g} s"
+        except (OSError, aiohttp.ClientError) as error:
+            return _words(error)
 
     async def _http(self, probe: Probe) -> str:
         if self._session is None:
@@ -94,29 +138,44 @@ class Prober:
 class _Watch:
     """One target under watch."""
 
+    __slots__ = ("_bad", "_began", "_born", "_good", "_prober", "_timer", "probe", "result", "stopped", "task")
+
     def __init__(self, probe: Probe, prober: Prober, *, healthy: bool) -> None:
-        self._probe = probe
+        self.probe = probe
         self._prober = prober
-        self._good = 0
-        self._bad = 0
-        self._born = time.monotonic()
-        self.result = ProbeResult("healthy" if healthy else "warming", "", time.time())
-        self._task = asyncio.create_task(self._run(), name=f"probe {probe.target.address}:{probe.target.port}")
+        self._good = self._bad = 0
+        self._began = self._born = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.stopped = False
+        self.result = prober.standing[probe.key] = ProbeResult("healthy" if healthy else "warming", "", steady.now())
+        self._begin()
         self._object()
 
+    def _begin(self) -> None:
+        if self.probe.check.type not in ("none", "docker"):
+            self._prober.due(self)
+
     def stop(self) -> None:
-        self._task.cancel()
+        self.stopped = True
+        self._rest()
+
+    def _rest(self) -> None:
+        for pending in (self._timer, self.task):
+            if pending:
+                pending.cancel()
+        self._timer = self.task = None
 
     def update(self, probe: Probe) -> None:
-        kind, self._probe = self._probe.check.type, probe
+        kind, self.probe = self.probe.check.type, probe
         if probe.check.type != kind:  # the list call does not always tell that there is a HEALTHCHECK
-            self._task.cancel()
-            self._task = asyncio.create_task(self._run(), name=self._task.get_name())
+            self._rest()
+            self._begin()
         self._object()
 
     def _object(self) -> None:
         """What is known without a check: `none` passes, `docker` is what its HEALTHCHECK says, which is a veto for the rest."""
-        health, kind = self._probe.docker_health, self._probe.check.type
+        health, kind = self.probe.docker_health, self.probe.check.type
         if kind == "none" or (kind == "docker" and health == "healthy"):
             self._settle("healthy", "")
         elif health == "unhealthy":
@@ -128,27 +187,15 @@ class _Watch:
         if (state, reason) == (self.result.state, self.result.reason):
             return
         before = self.result.state
-        now = time.time() if state != before else self.result.since_unix
-        self.result = ProbeResult(state, reason, now)
+        now = steady.now() if state != before else self.result.since_unix
+        self.result = self._prober.standing[self.probe.key] = ProbeResult(state, reason, now)
         if state != before:
-            self._prober.tell(self._probe, self.result, self._born if before == "warming" else time.monotonic())
+            self._prober.tell(self.probe, self.result, self._born if before == "warming" else time.monotonic())
 
-    async def _run(self) -> None:
-        if self._probe.check.type in ("none", "docker"):
-            return
-        began = asyncio.get_running_loop().time()
-        while True:
-            problem = await self._prober.check(self._probe)
-            self._count(problem)
-            check = self._probe.check
-            if self.result.state == "warming":
-                taken = 0.0 if self._good else asyncio.get_running_loop().time() - began
-                await asyncio.sleep(min(max(WARM_FIRST, taken * WARM_SHARE), WARM_MOST, check.interval))
-            else:
-                await asyncio.sleep(_until_next(check.interval, asyncio.get_running_loop().time()))
-
-    def _count(self, problem: str) -> None:
-        check = self._probe.check
+    def count(self, problem: str) -> None:
+        """Takes in what a check said, and sets the time of the next one."""
+        self.task = None
+        check = self.probe.check
         self._good = 0 if problem else self._good + 1
         if self._good == 1:
             self._born = time.monotonic()
@@ -156,8 +203,14 @@ class _Watch:
         if problem:
             if self._bad >= check.fall or self.result.state == "warming":
                 self._settle("unhealthy", problem)
-        elif self._probe.docker_health != "unhealthy" and (self._good >= check.rise or self.result.state == "healthy"):
+        elif self.probe.docker_health != "unhealthy" and (self._good >= check.rise or self.result.state == "healthy"):
             self._settle("healthy", "")
+        if self.result.state == "warming":
+            taken = 0.0 if self._good else time.monotonic() - self._began
+            pause = min(max(WARM_FIRST, taken * WARM_SHARE), WARM_MOST, check.interval)
+        else:
+            pause = _until_next(check.interval, time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(pause, self._prober.due, self)
 
 
 def _until_next(interval: float, now: float) -> float:
@@ -168,19 +221,33 @@ def _until_next(interval: float, now: float) -> float:
     return end - now + grid - end % grid
 
 
+def _tcp_at_once(probe: Probe) -> str | None:
+    """The result of a check that needs no waiting; None when it does."""
+    address, port = probe.target.address, probe.check.port
+    with _socket(address) as connection:
+        try:
+            refused = connection.connect_ex((address, port)) == errno.ECONNREFUSED
+            result = errno.ECONNREFUSED if refused else connection.connect_ex((address, port))
+        except OSError:
+            return None
+    return "" if result in (0, errno.EISCONN) else _REFUSED if result == errno.ECONNREFUSED else None
+
+
 async def _tcp(address: str, port: int) -> str:
-    """A connection to a container on this host is mostly there by the second look, without a turn of the loop."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.settimeout(0)
-        if probe.connect_ex((address, port)) and probe.connect_ex((address, port)) not in (0, errno.EISCONN):
-            await asyncio.get_running_loop().sock_connect(probe, (address, port))
+    with _socket(address) as connection:
+        await asyncio.get_running_loop().sock_connect(connection, (address, port))
     return ""
+
+
+def _socket(address: str) -> socket.socket:
+    connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    connection.settimeout(0)
+    return connection
 
 
 def _words(error: Exception) -> str:
     if isinstance(error, ConnectionRefusedError) or (
         isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError)
     ):
-        return "connection refused"
+        return _REFUSED
     return str(error) or type(error).__name__

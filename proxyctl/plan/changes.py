@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from proxyctl.model import Location, RouteTable
+from collections.abc import Iterable, Mapping
+
+from proxyctl.model import Location, RouteTable, VirtualHost
 
 MOST = 50
 
@@ -12,7 +14,9 @@ def between(before: RouteTable, after: RouteTable) -> tuple[str, ...]:
     MOST lines."""
     if before == after:
         return ()
-    old, new = _by_place(before), _by_place(after)
+    hosts_before, hosts_after = ({vhost.host: vhost for vhost in table.vhosts} for table in (before, after))
+    changed = {host for host in hosts_before.keys() | hosts_after.keys() if hosts_before.get(host) is not hosts_after.get(host)}
+    old, new = _by_place(hosts_before, changed), _by_place(hosts_after, changed)
     lines = [f"- {place}" for place in old.keys() - new.keys()]
     for place in new.keys() - old.keys():
         serving = ", ".join(t.container for t in new[place].serving)
@@ -25,8 +29,8 @@ def between(before: RouteTable, after: RouteTable) -> tuple[str, ...]:
     return (*lines[:MOST], f"... and {len(lines) - MOST} more") if len(lines) > MOST else tuple(lines)
 
 
-def _by_place(table: RouteTable) -> dict[str, Location]:
-    return {vhost.host + location.path: location for vhost in table.vhosts for location in vhost.locations}
+def _by_place(vhosts: Mapping[str, VirtualHost], hosts: Iterable[str]) -> dict[str, Location]:
+    return {host + location.path: location for host in hosts if host in vhosts for location in vhosts[host].locations}
 
 
 def _moved(old: Location, new: Location) -> str:

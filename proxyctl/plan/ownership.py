@@ -90,7 +90,7 @@ def _matches(text: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(text, pattern) for pattern in patterns)
 
 
-def _seniority(claim: Claim) -> tuple[bool, float, str]:
+def seniority(claim: Claim) -> tuple[bool, float, str]:
     """Who is there before who is not, then by age."""
     return (not claim.present, *claim.age)
 
@@ -101,58 +101,66 @@ def _is_of(claim: Claim, owner: Owner) -> bool:
 
 
 class Court:
-    """Hears all claims of one cycle. `owners`: who has what so far."""
+    """Hears the claims on one host. `founder` tells the senior claim of a service, on whatever host."""
 
-    def __init__(self, owners: Mapping[str, Owner], rules: tuple[ClaimRule, ...], prefix: str, now_unix: float) -> None:
-        self._owners = owners
+    def __init__(self, rules: tuple[ClaimRule, ...], prefix: str, now_unix: float, founder: Callable[[str], Claim]) -> None:
         self._rules = rules
         self._prefix = prefix
         self._now = now_unix
+        self._founder = founder
         self._told: set[tuple[str, str]] = set()
         self.rejections: list[Rejection] = []
 
-    def settle(self, claims: Mapping[Place, list[Claim]]) -> tuple[dict[str, Owner], dict[Place, list[Claim]]]:
-        """Gives every host to one project and every place to one service. Owners are by host, and by host and path; places that
-        lost their last claim keep an empty list for a while."""
-        every = sorted((c for group in claims.values() for c in group), key=_seniority)
-        founders: dict[str, Claim] = {}
-        for claim in every:
-            founders.setdefault(claim.spec.service, claim)
-        owners = self._hosts(claims)
-        owned: dict[Place, list[Claim]] = {}
-        for place, group in claims.items():
-            admitted = [c for c in group if self._is_admitted(c, place, founders[c.spec.service], owners[place[0]])]
+    def settle(
+        self, host: str, claims: Mapping[str, list[Claim]], before: Mapping[str, Owner]
+    ) -> tuple[dict[str, Owner], dict[str, list[Claim]]]:
+        """Gives the host to one project and each of its paths to one service. Owners, those `before` too, are by host, and by
+        host and path; paths that lost their last claim keep an empty list for a while."""
+        owners: dict[str, Owner] = {}
+        owned: dict[str, list[Claim]] = {}
+        everybody = [claim for group in claims.values() for claim in group]
+        if everybody:
+            owners[host] = self._owner_of_host(everybody, before.get(host))
+        for path, group in claims.items():
+            place = (host, path)
+            admitted = [c for c in group if self._is_admitted(c, place, owners[host])]
             if not admitted:
                 continue
-            written = "".join(place)
-            owner = self._next(admitted, self._owners.get(written), lambda claim, before: claim.spec.service == before.service)
-            owners[written] = owner
-            owned[place] = self._agreeing(place, [c for c in admitted if c.spec.service == owner.service])
+            owner = self._next(admitted, before.get(host + path), lambda claim, one: claim.spec.service == one.service)
+            owners[host + path] = owner
+            owned[path] = self._agreeing(place, [c for c in admitted if c.spec.service == owner.service])
             for claim in admitted:
                 if claim.spec.service != owner.service:
                     hint = f"choose another host or path, or remove the containers of {owner.service}"
                     self._reject(claim, "host-taken", "host", f"{shown(place)} belongs to the service {owner.service}", hint)
-        self._hold(owners, owned)
+        self._hold(host, owners, owned, before)
         return owners, owned
 
-    def _hosts(self, claims: Mapping[Place, list[Claim]]) -> dict[str, Owner]:
-        by_host: dict[str, list[Claim]] = {}
-        for (host, _), group in claims.items():
-            by_host.setdefault(host, []).extend(group)
-        return {host: self._next(group, self._owners.get(host), _is_of) for host, group in by_host.items()}
+    def _owner_of_host(self, group: list[Claim], before: Owner | None) -> Owner:
+        """Whoever had it keeps it against other projects for a grace, also when its containers were removed."""
+        if before and not any(_is_of(claim, before) for claim in group):
+            lost = self._lost(before)
+            if self._now - lost < GONE_GRACE:
+                return Owner(before.service, before.project, lost)
+        return self._next(group, before, _is_of)
 
-    def _hold(self, owners: dict[str, Owner], owned: dict[Place, list[Claim]]) -> None:
-        """Places whose containers were removed: nobody's, and still known."""
-        for written, owner in self._owners.items():
-            host, slash, path = written.partition("/")
-            lost = owner.lost_unix or self._now
-            if slash and written not in owners and self._now - lost < GONE_GRACE:
+    def _lost(self, owner: Owner) -> float:
+        """Since when it has no container; a clock that was set back does not count."""
+        return min(owner.lost_unix or self._now, self._now)
+
+    def _hold(self, host: str, owners: dict[str, Owner], owned: dict[str, list[Claim]], before: Mapping[str, Owner]) -> None:
+        """Places whose containers were removed: nobody's, and still known. Their host is kept for its project with them."""
+        for written, owner in before.items():
+            lost = self._lost(owner)
+            if written not in owners and self._now - lost < GONE_GRACE:
                 owners[written] = Owner(owner.service, owner.project, lost)
-                owned[host, slash + path] = []
+                if written != host:
+                    owned[written.removeprefix(host)] = []
 
     # ------------------------------------------------------------ who may ask
 
-    def _is_admitted(self, claim: Claim, place: Place, founder: Claim, host_owner: Owner) -> bool:
+    def _is_admitted(self, claim: Claim, place: Place, host_owner: Owner) -> bool:
+        founder = self._founder(claim.spec.service)
         rules = [rule for rule in self._rules if rule.covers(*place)]
         if rules and not any(rule.admits(claim.container) for rule in rules):
             self._reject(
@@ -182,10 +190,10 @@ class Court:
 
     def _next(self, group: list[Claim], before: Owner | None, is_of: Callable[[Claim, Owner], bool]) -> Owner:
         """The owner from now on: as before while that has a container, and for a grace when it has exited; else the senior."""
-        ranked = sorted(group, key=_seniority)
+        ranked = sorted(group, key=seniority)
         own = [c for c in ranked if before and is_of(c, before)]
         if before and own:
-            lost = before.lost_unix or self._now
+            lost = self._lost(before)
             if own[0].present:
                 return Owner(before.service, before.project)
             if not ranked[0].present or self._now - lost < EXITED_GRACE:

@@ -5,9 +5,10 @@ The same input always gives the same table; who owns a (host, path) is settled i
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 from proxyctl.model import (
     Container,
@@ -56,52 +57,259 @@ class Inputs:
 
 def plan(inputs: Inputs) -> Plan:
     """The whole decision of one cycle."""
-    rejections: list[Rejection] = []
-    networks: set[str] = set()
-    probes: dict[ProbeKey, Probe] = {}
-    claims: dict[tuple[str, str], list[Claim]] = defaultdict(list)
-    for container in sorted(inputs.snapshot.containers.values(), key=lambda c: (c.created_unix, c.id)):
+    return Planner().plan(inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What one container asks for."""
+
+    container: Container
+    rejections: tuple[Rejection, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    networks: frozenset[str] = frozenset()
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        return frozenset(host for claim in self.claims for host in claim.route.hosts)
+
+    @property
+    def service(self) -> str:
+        return self.claims[0].spec.service if self.claims else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What was decided about one host."""
+
+    vhost: VirtualHost | None
+    ahead: VirtualHost | None
+    rejections: tuple[Rejection, ...]
+
+
+class Planner:
+    """Decides over and over, and remembers what it has worked out: a decision costs as much as has changed since the one before.
+    The same inputs give the same plan as from a new one, which is what `plan` does.
+    """
+
+    def __init__(self) -> None:
+        self._around: tuple[object, ...] = ()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._containers: Mapping[str, Container] = {}
+        self._standing: Mapping[ProbeKey, ProbeResult] = {}
+        self._stopping: frozenset[str] = frozenset()
+        self._asked: dict[str, _Asked] = {}
+        self._lent: frozenset[str] = frozenset()
+        """Ids of containers that live in the network of another one: they change with that."""
+        self._askers: dict[str, set[str]] = {}
+        """Host -> ids of the containers that ask for it."""
+        self._services: dict[str, set[str]] = {}
+        """Service -> ids of its containers."""
+        self._founders: dict[str, Claim] = {}
+        self._networks: Counter[str] = Counter()
+        self._hosts: dict[str, _Host] = {}
+        self._restless: set[str] = set()
+        """Hosts that time alone can change."""
+        self._coming: set[str] = set()
+        """Hosts that will be otherwise when what is being created runs."""
+        self._holding: set[str] = set()
+        """Hosts with a place that waits for its first target."""
+        self._rejecting: set[str] = set()
+        self._owners: dict[str, dict[str, Owner]] = {}
+        """By host, as they were decided: the host's own and those of its places."""
+        self._owners_flat: Mapping[str, Owner] = {}
+        self._plan: Plan | None = None
+
+    def plan(self, inputs: Inputs) -> Plan:
+        """One decision. Inputs are compared with those before by identity first: what is the same object costs nothing."""
+        around = (inputs.nginx, inputs.defaults, inputs.join, inputs.unjoinable, inputs.claims, inputs.own_ports)
+        if around != self._around:
+            self._forget()
+            self._around = around
+        hosts = self._moved(inputs)
+        asked = self._ask(inputs)
+        hosts |= asked or set()
+        hosts |= self._reowned(inputs)
+        hosts |= self._restless
+        before = {host: self._owners.get(host) for host in hosts}
+        for host in hosts:
+            self._decide(host, inputs)
+        if self._plan is None or hosts or asked is not None:
+            self._plan = self._sum_up(hosts, before, asked=asked is not None or self._plan is None)
+        return self._plan
+
+    # ------------------------------------------------------------ what has changed
+
+    def _moved(self, inputs: Inputs) -> set[str]:
+        """Hosts whose targets have another standing."""
+        ids = set(inputs.snapshot.stopping ^ self._stopping)
+        before, now = self._standing, inputs.standing
+        if now != before:
+            ids |= {key[0].container_id for key, result in now.items() if before.get(key) is not result}
+            ids |= {key[0].container_id for key in before.keys() - now.keys()}
+            self._standing = dict(now)
+        self._stopping = inputs.snapshot.stopping
+        return {host for each in ids if each in self._asked for host in self._asked[each].hosts}
+
+    def _ask(self, inputs: Inputs) -> set[str] | None:
+        """Reads the labels of containers that are new or have changed. Returns the hosts that this concerns; None when there is
+        no such container."""
+        now, before = inputs.snapshot.containers, self._containers
+        if now == before:
+            return None
+        changed = {each for each, container in now.items() if before.get(each) is not container and before.get(each) != container}
+        changed |= before.keys() - now.keys()
+        changed |= self._lent
+        hosts: set[str] = set()
+        services: set[str] = set()
+        for each in changed:
+            old = self._asked.pop(each, None)
+            new = self._read(inputs, now[each]) if each in now else None
+            for asked in filter(None, (old, new)):
+                hosts |= asked.hosts
+                services.add(asked.service)
+            self._index(each, old, new)
+        self._lent = frozenset(each for each in self._lent | changed if each in now and _is_lent(now[each]))
+        for service in services - {""}:
+            self._founders.pop(service, None)
+            hosts |= {host for each in self._services.get(service, ()) for host in self._asked[each].hosts}
+        self._containers = now
+        return hosts
+
+    def _index(self, each: str, old: _Asked | None, new: _Asked | None) -> None:
+        if old:
+            self._networks.subtract(old.networks)
+            for index, keys in ((self._askers, old.hosts), (self._services, {old.service} - {""})):
+                for key in keys:
+                    index[key].discard(each)
+                    if not index[key]:
+                        del index[key]
+        if new:
+            self._asked[each] = new
+            self._networks.update(new.networks)
+            for index, keys in ((self._askers, new.hosts), (self._services, {new.service} - {""})):
+                for key in keys:
+                    index.setdefault(key, set()).add(each)
+
+    def _reowned(self, inputs: Inputs) -> set[str]:
+        """Hosts whose owners are given otherwise than they were decided here."""
+        if inputs.owners is self._owners_flat:
+            return set()
+        given: dict[str, dict[str, Owner]] = {}
+        for written, owner in inputs.owners.items():
+            given.setdefault(written.partition("/")[0], {})[written] = owner
+        hosts = {host for host in given.keys() | self._owners.keys() if given.get(host) != self._owners.get(host)}
+        self._owners, self._owners_flat = given, inputs.owners
+        return hosts
+
+    # ------------------------------------------------------------ what is decided
+
+    def _read(self, inputs: Inputs, container: Container) -> _Asked:
         parsed = labels.parse(container, inputs.defaults)
-        if container.state in PRESENT:
-            rejections.extend(parsed.rejections)
-        spec = parsed.spec
-        if spec is None:
-            continue
-        for route in spec.routes:
-            claim = _claim(inputs, container, spec, route, rejections, networks)
-            for host in route.hosts:
-                claims[host, route.path].append(claim)
+        rejections = list(parsed.rejections) if container.state in PRESENT else []
+        claims, probes, networks = [], [], set[str]()
+        for route in parsed.spec.routes if parsed.spec else ():
+            claim = _claim(inputs, container, cast("ServiceSpec", parsed.spec), route, rejections, networks)
+            claims.append(claim)
             if claim.target and claim.target != PENDING:
-                probe = _probe(claim, claim.target)
-                probes[probe.key] = probe
-    court = ownership.Court(inputs.owners, inputs.claims, inputs.defaults.prefix, inputs.now_unix)
-    owners, owned = court.settle(claims)
-    rejections += court.rejections
-    held = {key for key, group in owned.items() if _is_warming_up(inputs, key, group)}
-    table = _table(inputs, {key: group for key, group in owned.items() if key not in held})
-    coming = bool(held) or any(claim.target == PENDING for group in owned.values() for claim in group)
-    return Plan(
-        table=table,
-        ahead=_table(replace(inputs, standing=_Hopeful()), owned) if coming else table,
-        rejections=tuple(rejections),
-        probes=tuple(probes.values()),
-        networks=frozenset(networks),
-        owners=owners,
-        holds_back=any(claim.target != PENDING and _is_young(inputs, claim) for key in held for claim in owned[key]),
-    )
+                probes.append(_probe(claim, claim.target))
+        return _Asked(container, tuple(rejections), tuple(claims), tuple(probes), frozenset(networks))
+
+    def _founder(self, service: str) -> Claim:
+        if service not in self._founders:
+            claims = (claim for each in self._services[service] for claim in self._asked[each].claims)
+            self._founders[service] = min(claims, key=ownership.seniority)
+        return self._founders[service]
+
+    def _decide(self, host: str, inputs: Inputs) -> None:
+        """Everything about one host."""
+        askers = sorted((self._asked[each] for each in self._askers.get(host, ())), key=_age)
+        places: dict[str, list[Claim]] = {}
+        for asked in askers:
+            for claim in asked.claims:
+                if host in claim.route.hosts:
+                    places.setdefault(claim.route.path, []).append(claim)
+        court = ownership.Court(inputs.claims, inputs.defaults.prefix, inputs.now_unix, self._founder)
+        owners, owned = court.settle(host, places, self._owners.get(host, {}))
+        if owners:
+            self._owners[host] = owners
+        else:
+            self._owners.pop(host, None)
+        for index in (self._restless, self._coming, self._holding, self._rejecting):
+            index.discard(host)
+        if not owned and not court.rejections:
+            self._hosts.pop(host, None)
+            return
+        standing, stopping = inputs.standing, inputs.snapshot.stopping
+        locations = {path: _location(standing, stopping, path, group) for path, group in sorted(owned.items())}
+        young = {path for path in owned if not locations[path].serving and any(_is_young(inputs, c) for c in owned[path])}
+        held = {path for path in young if host + path not in inputs.published}
+        coming = bool(held) or any(claim.target == PENDING for group in owned.values() for claim in group)
+        vhost = _vhost(host, [location for path, location in locations.items() if path not in held])
+        ahead = vhost
+        if coming:
+            ahead = _vhost(host, [_location(_HOPEFUL, stopping, path, group) for path, group in sorted(owned.items())])
+        before = self._hosts.get(host)
+        self._hosts[host] = _Host(
+            vhost=before.vhost if before and before.vhost == vhost else vhost,
+            ahead=before.ahead if before and before.ahead == ahead else ahead,
+            rejections=tuple(court.rejections),
+        )
+        if young or any(owner.lost_unix for owner in owners.values()):
+            self._restless.add(host)
+        if coming:
+            self._coming.add(host)
+        if any(claim.target != PENDING and _is_young(inputs, claim) for path in held for claim in owned[path]):
+            self._holding.add(host)
+        if court.rejections:
+            self._rejecting.add(host)
+
+    def _sum_up(self, hosts: set[str], before: Mapping[str, dict[str, Owner] | None], *, asked: bool) -> Plan:
+        decided = [self._hosts[host] for host in sorted(self._hosts)]
+        vhosts = tuple([each.vhost for each in decided if each.vhost])
+        table = self._plan.table if self._plan and self._plan.table.vhosts == vhosts else RouteTable(vhosts)
+        ahead = RouteTable(tuple([each.ahead for each in decided if each.ahead])) if self._coming else table
+        told: dict[tuple[str, str], Rejection] = {}  # once for a route, whatever the number of its hosts
+        for host in sorted(self._rejecting):
+            for rejection in self._hosts[host].rejections:
+                told.setdefault((rejection.container_id, rejection.route), rejection)
+        askers = sorted((each for each in self._asked.values() if each.rejections), key=_age)
+        probes = self._plan.probes if self._plan else ()
+        if asked:
+            probes = tuple([probe for each in sorted(self._asked.values(), key=_age) for probe in each.probes])
+        if hosts:
+            owners = dict(self._owners_flat)
+            for host in hosts:
+                for written in before[host] or ():
+                    owners.pop(written, None)
+                owners |= self._owners.get(host, {})
+            self._owners_flat = owners
+        return Plan(
+            table=table,
+            ahead=ahead,
+            rejections=(*(rejection for each in askers for rejection in each.rejections), *told.values()),
+            probes=probes,
+            networks=frozenset(+self._networks),
+            owners=self._owners_flat,
+            holds_back=bool(self._holding),
+        )
 
 
-def _is_warming_up(inputs: Inputs, key: tuple[str, str], group: list[Claim]) -> bool:
-    """A place that nobody could reach so far, and that may be served in a moment."""
-    if "".join(key) in inputs.published:
-        return False
-    location = _location(inputs, key[1], group)
-    return not location.serving and any(_is_young(inputs, claim) for claim in group)
+def _age(asked: _Asked) -> tuple[float, str]:
+    return (asked.container.created_unix, asked.container.id)
+
+
+def _is_lent(container: Container) -> bool:
+    return container.network_mode.startswith("container:")
 
 
 def _is_young(inputs: Inputs, claim: Claim) -> bool:
-    if claim.container.state == "created":
-        return True
+    """Whether it may be served in a moment."""
+    if claim.target == PENDING or claim.container.state == "created":
+        return claim.container.state == "created"
     result = inputs.standing.get((claim.target, claim.route.name)) if claim.target else None
     return claim.target is not None and (
         result is None or (result.state == "warming" and inputs.now_unix - result.since_unix < WARM_UP)
@@ -113,6 +321,9 @@ class _Hopeful(dict[ProbeKey, ProbeResult]):
 
     def get(self, key: ProbeKey, default: object = None) -> ProbeResult:  # noqa: ARG002
         return ProbeResult("healthy", "", 0.0)
+
+
+_HOPEFUL = _Hopeful()
 
 
 def _claim(
@@ -143,24 +354,21 @@ def _claim(
 def _probe(claim: Claim, target: Target) -> Probe:
     """A target behind a published port is checked through that port."""
     route = claim.route
-    check = replace(route.health, port=target.port) if route.health.port == route.port else route.health
+    check = replace(route.health, port=target.port) if route.health.port == route.port != target.port else route.health
     return Probe(target, route.name, check, claim.container.health, route.scheme)
 
 
-def _table(inputs: Inputs, owned: Mapping[tuple[str, str], list[Claim]]) -> RouteTable:
-    hosts: dict[str, list[Location]] = defaultdict(list)
-    for (host, path), group in sorted(owned.items()):
-        hosts[host].append(_location(inputs, path, group))
-    return RouteTable(tuple(VirtualHost(host, tuple(locations)) for host, locations in hosts.items()))
+def _vhost(host: str, locations: list[Location]) -> VirtualHost | None:
+    return VirtualHost(host, tuple(locations)) if locations else None
 
 
-def _location(inputs: Inputs, path: str, group: Iterable[Claim]) -> Location:
+def _location(standing: Mapping[ProbeKey, ProbeResult], stopping: frozenset[str], path: str, group: Iterable[Claim]) -> Location:
     claims = sorted(group, key=lambda c: c.age)
-    judged = [_judge(inputs, claim) for claim in claims]
+    judged = [_judge(standing, stopping, claim) for claim in claims]
     healthy = [t for t in judged if t.state == "healthy"]
     alive = [t for t in judged if t.state == "unhealthy"] or [t for t in judged if t.state == "stopping"]
     chosen = {t.target for t in healthy or alive}
-    targets = tuple(replace(t, serving=t.target in chosen) for t in judged)
+    targets = tuple(replace(t, serving=True) if t.target in chosen else t for t in judged)
     route = claims[0].route if claims else None
     return Location(
         path=path,
@@ -173,14 +381,14 @@ def _location(inputs: Inputs, path: str, group: Iterable[Claim]) -> Location:
     )
 
 
-def _judge(inputs: Inputs, claim: Claim) -> RoutedTarget:
+def _judge(standing: Mapping[ProbeKey, ProbeResult], stopping: frozenset[str], claim: Claim) -> RoutedTarget:
     container, target = claim.container, claim.target
     state: TargetState
     reason = ""
-    result = inputs.standing.get((target, claim.route.name)) if target else None
+    result = standing.get((target, claim.route.name)) if target else None
     if target is None or (target == PENDING and not result):
         state, reason = "down", container.state
-    elif container.id in inputs.snapshot.stopping:
+    elif container.id in stopping:
         state, reason = "stopping", "it was sent its stop signal"
     elif container.state == "paused":
         state, reason = "unhealthy", "paused"

@@ -47,7 +47,7 @@ def reach(
         return found
     if container.network_mode == "host" and route.port in own_ports:
         return Unreachable(f"port {route.port} of the host is proxyctl's own", "let the application listen on another port")
-    if ipaddress.ip_address(found.target.address).is_link_local:
+    if _is_link_local(found.target.address):
         return Unreachable(f"{found.target.address} is a link-local address", "connect the container to another network")
     return found
 
@@ -123,6 +123,10 @@ def _on_the_host(container: Container, route: RouteSpec, nginx: NginxView) -> Re
     if not gateway:
         return Unreachable("it is in the host's network and nginx has no way to the host", "give nginx a bridge network")
     return Reached(Target(container.id, endpoint_id, gateway, route.port))
+
+
+def _is_link_local(address: str) -> bool:
+    return address.startswith("169.254.") or (":" in address and ipaddress.ip_address(address).is_link_local)
 
 
 def _gateway(nginx: NginxView) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxyctl.files import sync_directory, write_whole
-from proxyctl.model import FileSet
+from proxyctl.model import ConfigFile, FileSet
 
 FOLDERS = ("objects", "manifests", "mains", "drafts")
 WRITERS = 16
@@ -33,42 +33,74 @@ class Draft:
     untested: frozenset[str] | None = None
 
 
+Seen = tuple[int, int, int]
+"""Inode, size and time of a file as it was when its content was known to be right."""
+
+
 class Drafts:
-    """Writes drafts into `nginx.dir` and collects what no longer matters."""
+    """Writes drafts into `nginx.dir` and collects what no longer matters. Believes no file that has changed since it wrote or
+    read it: others can reach the partition too, and a power cut leaves names without content."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._present: set[str] = set()
+        self._present: dict[str, Seen | None] = {}
 
     def prepare(self) -> None:
         """Makes the folders and learns which files are there already."""
         for folder in FOLDERS:
             (self._directory / folder).mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._present = {f"{folder}/{path.name}" for folder in FOLDERS for path in (self._directory / folder).iterdir()}
+        self._present = {f"{folder}/{path.name}": None for folder in FOLDERS for path in (self._directory / folder).iterdir()}
 
     async def write(self, fileset: FileSet, untested: frozenset[str] | None = None) -> Draft:
         """Raises OSError when the partition does not take it; nothing that is live is touched."""
-        objects = {f"objects/{name}": file for name, file in fileset.objects.items()}
-        missing = {name: file.text for name, file in objects.items() if name not in self._present}
+        missing = await asyncio.to_thread(self._missing, fileset)
+        if untested is None or untested:
+            missing[f"drafts/{fileset.digest}.list.conf"] = listing(fileset, untested)
+        if missing:
+            await asyncio.to_thread(self._write_all, missing)
+        return Draft(fileset, untested)
+
+    async def mend(self, fileset: FileSet) -> tuple[str, ...]:
+        """Writes again what somebody has removed or changed of these files; returns their names."""
+        missing = await asyncio.to_thread(self._missing, fileset)
+        if missing:
+            await asyncio.to_thread(self._write_all, missing)
+        return tuple(sorted(missing))
+
+    def _missing(self, fileset: FileSet) -> dict[str, str]:
+        """What has to be written: name -> content."""
+        files = {f"objects/{name}": file for name, file in fileset.objects.items()}
         texts = {
             f"manifests/{fileset.digest}.conf": fileset.manifest,
             f"mains/{fileset.digest}.conf": fileset.main,
             f"drafts/{fileset.digest}.conf": fileset.draft_main,
         }
-        missing |= {name: text for name, text in texts.items() if name not in self._present}
-        if untested is None or untested:
-            missing[f"drafts/{fileset.digest}.list.conf"] = listing(fileset, untested)
-        if missing:
-            await asyncio.to_thread(self._write_all, missing)
-            self._present |= missing.keys()
-        return Draft(fileset, untested)
+        missing = {name: file.text for name, file in files.items() if not self._is_right(name, file)}
+        return missing | {name: text for name, text in texts.items() if not self._is_right(name, text)}
+
+    def _is_right(self, name: str, content: str | ConfigFile) -> bool:
+        if name not in self._present:
+            return False
+        path = self._directory / name
+        try:
+            seen = _seen(path)
+            if seen != self._present[name]:
+                if path.read_text(encoding="utf-8", errors="replace") != (content if isinstance(content, str) else content.text):
+                    return False
+                self._present[name] = seen
+        except FileNotFoundError:
+            return False
+        return True
 
     def _write_all(self, files: dict[str, str]) -> None:
         """Several at a time: an fsync takes the disk milliseconds, and a few of them together hardly more."""
+        for folder in {name.partition("/")[0] for name in files}:
+            (self._directory / folder).mkdir(mode=0o755, exist_ok=True)
         with ThreadPoolExecutor(WRITERS) as writers:
             list(writers.map(lambda item: write_whole(self._directory / item[0], item[1]), files.items()))
         for folder in {name.partition("/")[0] for name in files}:
             sync_directory(self._directory / folder)
+        self._present |= {name: _seen(self._directory / name) for name in files}
 
     async def collect(self, keep: Iterable[FileSet]) -> int:
         """Removes every file that none of `keep` names; returns how many."""
@@ -77,15 +109,21 @@ class Drafts:
             needed |= {f"objects/{name}" for name in fileset.objects}
             needed |= {f"{folder}/{fileset.digest}.conf" for folder in FOLDERS[1:]}
             needed.add(f"drafts/{fileset.digest}.list.conf")
-        stale = self._present - needed
+        stale = self._present.keys() - needed
         if stale:
             await asyncio.to_thread(self._remove, stale)
-            self._present -= stale
+            for name in stale:
+                del self._present[name]
         return len(stale)
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
             (self._directory / name).unlink(missing_ok=True)
+
+
+def _seen(path: Path) -> Seen:
+    stat = path.stat()
+    return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 def listing(fileset: FileSet, untested: frozenset[str] | None) -> str:

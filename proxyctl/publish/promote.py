@@ -41,6 +41,10 @@ class Reference:
     def _has(self, digest: str) -> bool:
         return bool(digest) and (self._directory / "mains" / f"{digest}.conf").is_file()
 
+    def is_marked(self) -> bool:
+        """Whether something was published in this boot."""
+        return self._mark.is_symlink()
+
     async def promote(self, tested: Tested, good: str = "") -> Published:
         """`good`: the digest that was proved last, which is what to go back to. What the reference names may be more than that:
         published, and then the proof was interrupted. Raises OSError, and then the reference is where it was."""

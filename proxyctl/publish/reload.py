@@ -27,8 +27,11 @@ RETIRE_AFTER = 0.1
 """Seconds that nginx waits before it tells old workers to end."""
 LOG_AFTER = 0.4
 """Seconds without an answer before the log is read for a refusal."""
-SIGNAL_AGAIN = 5.0
+SIGNAL_AGAIN = 1.5
 GIVE_UP = 20.0
+"""Seconds until a signal counts as lost, and until nginx counts as dead; each more for one that needs long to parse."""
+PATIENCE = 4
+"""Times what `nginx -t` has taken: a signal in the middle of a parse would only begin another one."""
 
 
 class NotProved(Exception):  # noqa: N818
@@ -61,27 +64,31 @@ class Reloader:
         self._address: tuple[str, int] | None = None
         self.signals = 0
 
-    async def reload(self, published: Published, nginx: NginxInstance, before: Live | None, workers: int) -> Live:
-        """Raises NotProved. `before`: what was proved last, which saves asking for its workers; `workers`: how many will come."""
+    async def reload(
+        self, published: Published, nginx: NginxInstance, before: Live | None, workers: int, parsing: float = 0.0
+    ) -> Live:
+        """Raises NotProved. `before`: what was proved last, which saves asking for its workers; `workers`: how many will come;
+        `parsing`: seconds that nginx has needed to parse as much."""
         if before and before.is_in(nginx):
             old = before.workers
         else:
             old, _ = await self._workers(nginx)
         began, began_unix = time.monotonic(), time.time()
         await self._signal(nginx)
-        again = began + SIGNAL_AGAIN
-        log_at = began + LOG_AFTER
-        while time.monotonic() - began < GIVE_UP:
+        patience = PATIENCE * parsing
+        again = began + max(SIGNAL_AGAIN, patience)
+        log_at = began + max(LOG_AFTER, parsing)
+        while time.monotonic() - began < GIVE_UP + patience:
             if await self.digest(nginx) == published.digest:
                 return await self._retired(published, nginx, old, began, workers)
             if time.monotonic() > log_at:
                 await self._check_log(nginx, began_unix)
-                log_at = time.monotonic() + LOG_AFTER
+                log_at = time.monotonic() + max(LOG_AFTER, parsing)
             if time.monotonic() > again:
                 await self._signal(nginx)
-                again = time.monotonic() + SIGNAL_AGAIN
+                again = time.monotonic() + max(SIGNAL_AGAIN, patience)
             await _pause(began)
-        raise NotProved(f"nginx did not answer with the new configuration within {GIVE_UP:g} s")
+        raise NotProved(f"nginx did not answer with the new configuration within {GIVE_UP + patience:.0f} s")
 
     async def adopt(self, digest: str, nginx: NginxInstance, workers: int) -> Live | None:
         """A Live without a signal, when nginx already runs `digest` and no worker runs anything else: more than `workers` of them

@@ -9,14 +9,17 @@ another's.
 from __future__ import annotations
 
 import re
+import signal
+import time
 from dataclasses import dataclass
 
-from proxyctl.model import OWN_FILE, ConfigFile, FileSet
+from proxyctl.model import OWN_FILE, ConfigFile, EngineRefused, FileSet
 from proxyctl.publish.draft import Draft
 from proxyctl.publish.nginx import Engine, NginxInstance
 
 MOST_FORMS = 200_000
 """Remembered forms; past that, all are forgotten and tested again."""
+CRASHED = frozenset({128 + number for number in (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)})
 
 
 class Refused(Exception):  # noqa: N818
@@ -44,6 +47,8 @@ class Tester:
         self._forms: set[str] = set()
         self._files: set[str] = set()
         """Names of objects whose forms are all accepted: most objects of a draft are those of the one before."""
+        self.parsing = 0.0
+        """Seconds that nginx took to test everything, at the latest such test."""
 
     def untested(self, fileset: FileSet, nginx: NginxInstance) -> frozenset[str] | None:
         """The objects that nginx, this image of it, has not accepted yet; None when it has to see everything."""
@@ -67,7 +72,14 @@ class Tester:
             if draft.untested is not None and (untested is None or not untested <= draft.untested):
                 raise ValueError("the draft leaves out what nginx has not accepted")
             path = f"{nginx.view.conf_dir}/drafts/{fileset.digest}.conf"
+            began = time.monotonic()
             status, said = await self._engine.execute(nginx.id, ["nginx", "-e", "stderr", "-t", "-q", "-c", path])
+            if draft.untested is None:
+                self.parsing = time.monotonic() - began
+            if status in CRASHED:
+                raise Refused(f"nginx crashes on it (exit status {status})")
+            if status != 0 and (status != 1 or "nginx:" not in said):
+                raise EngineRefused(500, f"nginx -t could not be run (exit status {status}): {_reason(said)}")
             if status != 0:
                 raise Refused(_reason(said))
             if nginx.image_id != self._binary or len(self._forms) > MOST_FORMS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ async def test_a_draft_that_could_not_be_written_whole_is_written_at_the_next_tr
     error: type[BaseException], tmp_path: Path
 ) -> None:
     drafts = ready(tmp_path)
-    for step in (0, 5, 10, 14):
+    for step in (4, 9, 14, 18):  # the first ones find that the folders are there
         with crash.at(step, error), pytest.raises(error):
             drafts._write_all(files(ONE))
         assert all(files(ONE).get(name, text) == text for name, text in on_disk(tmp_path).items())
@@ -137,3 +138,31 @@ async def test_collecting_touches_nothing_outside_its_folders(tmp_path: Path) ->
     await drafts.collect([])
     assert (tmp_path / "sites" / "own.conf").exists()
     assert (tmp_path / "nginx.conf").is_symlink()
+
+
+@pytest.mark.parametrize("what", ["removed", "emptied", "changed in place", "its folder removed"])
+async def test_what_somebody_else_did_to_a_file_is_noticed_and_mended(what: str, tmp_path: Path) -> None:
+    drafts = ready(tmp_path)
+    await drafts.write(ONE)
+    assert await drafts.mend(ONE) == ()
+    name = next(iter(ONE.objects))
+    path = tmp_path / "objects" / name
+    if what == "removed":
+        path.unlink()
+    elif what == "emptied":
+        path.write_text("")
+    elif what == "changed in place":
+        path.write_text("x" * path.stat().st_size)
+    else:
+        shutil.rmtree(path.parent)
+    assert f"objects/{name}" in await drafts.mend(ONE)
+    assert on_disk(tmp_path).items() >= files(ONE).items()
+    assert await drafts.mend(ONE) == ()
+
+
+async def test_a_file_that_a_power_cut_left_empty_is_not_believed(tmp_path: Path) -> None:
+    await ready(tmp_path).write(ONE)
+    path = tmp_path / "objects" / next(iter(ONE.objects))
+    path.write_text("")
+    await ready(tmp_path).write(ONE)
+    assert on_disk(tmp_path) == files(ONE)

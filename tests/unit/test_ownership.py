@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxyctl.model import Container, ContainerState, Owner, Plan
-from proxyctl.plan import ownership
+from proxyctl.model import Container, ContainerState, Owner, Plan, ProbeResult, Snapshot
+from proxyctl.plan import ownership, routes
 from tests.unit import hostile, make
 from tests.unit.make import NOW, container, decide, places, refusals, serving
 
@@ -113,7 +115,7 @@ def test_an_incumbent_that_came_back_has_its_whole_grace_again() -> None:
 def test_the_place_of_a_removed_container_says_503_for_a_while_and_then_is_unknown() -> None:
     plan = decide([], owners=owned_by("first"))
     assert serving(plan.table) == {"a.example/": []}
-    assert plan.owners == place_of("first", NOW)
+    assert plan.owners == owned_by("first", NOW)
     last = decide([], owners=plan.owners, now=NOW + ownership.GONE_GRACE - 0.1)
     assert serving(last.table) == {"a.example/": []}
     after = decide([], owners=plan.owners, now=NOW + ownership.GONE_GRACE)
@@ -124,6 +126,18 @@ def test_the_place_of_a_removed_container_says_503_for_a_while_and_then_is_unkno
 def test_the_place_of_a_removed_container_is_free_for_the_next_at_once() -> None:
     plan = decide([SECOND], owners=owned_by("first"))
     assert serving(plan.table) == {"a.example/": ["second"]}
+
+
+def test_another_project_does_not_get_the_host_of_a_removed_container_while_it_is_remembered() -> None:
+    stranger = container("stranger", {"host": "a.example"}, created=2.0, networks={"front": "10.0.0.2"}, compose="other/web")
+    plan = decide([stranger], owners=owned_by("first"))
+    assert serving(plan.table) == {"a.example/": []}
+    ((told, reason),) = [(r.container, r.reason) for r in plan.rejections]
+    assert (told, reason) == ("stranger", "host-taken")
+    last = decide([stranger], owners=plan.owners, now=NOW + ownership.GONE_GRACE - 0.1)
+    assert serving(last.table) == {"a.example/": []}
+    after = decide([stranger], owners=last.owners, now=NOW + ownership.GONE_GRACE)
+    assert serving(after.table) == {"a.example/": ["stranger"]}
 
 
 def test_a_path_that_is_remembered_keeps_its_path() -> None:
@@ -255,3 +269,71 @@ def test_a_container_that_asks_for_everything_gets_what_is_free_and_the_rest_is_
     plan = decide([greedy, FIRST], owners=owned_by("first"))
     assert serving(plan.table) == {"*.a.example/": ["greedy"], "a.example/": ["first"], "z.example/": ["greedy"]}
     assert refusals(plan) == [("greedy", "host-taken")]
+
+
+# ---------------------------------------------------------------- a planner that remembers
+
+events = st.one_of(
+    st.tuples(st.just("put"), st.integers(0, 5), few, states, st.sampled_from(["", "shop/web", "other/web"])),
+    st.tuples(st.just("remove"), st.integers(0, 5)),
+    st.tuples(st.just("health"), st.integers(0, 5), standing),
+    st.tuples(st.just("stopping"), st.sets(st.integers(0, 5), max_size=2)),
+    st.tuples(st.just("later"), st.sampled_from([0.5, 4.0, 11.0, 400.0])),
+    st.tuples(st.just("published")),
+    st.tuples(st.just("other owners"), owners),
+)
+
+
+@given(happened=st.lists(events, max_size=12))
+def test_a_planner_that_remembers_decides_as_one_that_does_not(happened: list[tuple[Any, ...]]) -> None:
+    """Whatever happens between two decisions. What both are given is the same; so must be what they say."""
+    planner = routes.Planner()
+    here: dict[str, Container] = {}
+    results: dict[str, ProbeResult] = {}
+    owned: Mapping[str, Owner] = {}
+    stopping: frozenset[str] = frozenset()
+    published: frozenset[str] = frozenset()
+    now = NOW
+    plan: Plan | None = None
+    for event in happened:
+        match event:
+            case ("put", number, said, state, compose):
+                made = container(
+                    f"c{number}",
+                    said,
+                    created=1.0 + number % 2,
+                    state=state,
+                    networks={"front": f"10.0.0.{number}"},
+                    compose=compose,
+                )
+                here = here | {made.id: made}
+            case ("remove", number):
+                here = {key: one for key, one in here.items() if key != f"id-c{number}"}
+            case ("health", number, state):
+                results = {key: value for key, value in results.items() if key != f"id-c{number}"}
+                if state:
+                    results[f"id-c{number}"] = ProbeResult(state, "", now - 1)
+            case ("stopping", numbers):
+                stopping = frozenset(f"id-c{number}" for number in numbers)
+            case ("later", seconds):
+                now += seconds
+            case ("published",) if plan:
+                published = frozenset(places(plan.table))
+            case ("other owners", others):
+                owned = others
+        keys = [probe.key for probe in plan.probes] if plan else []
+        judged = {key: results[key[0].container_id] for key in keys if key[0].container_id in results}
+        inputs = routes.Inputs(
+            snapshot=Snapshot(here, stopping),
+            standing=judged,
+            owners=owned,
+            nginx=make.view(),
+            defaults=make.defaults(),
+            join=True,
+            unjoinable={},
+            published=published,
+            now_unix=now,
+        )
+        plan = planner.plan(inputs)
+        assert plan == routes.plan(inputs)
+        owned = plan.owners

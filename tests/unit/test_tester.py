@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxyctl.model import FileSet, RouteTable
+from proxyctl.model import EngineRefused, FileSet, RouteTable
 from proxyctl.plan.vhosts import Renderer
 from proxyctl.publish import test as testing
 from proxyctl.publish.draft import Drafts
@@ -33,6 +33,17 @@ class Bench:
     async def test(self, what: RouteTable) -> testing.Tested:
         nginx, fileset = bench.instance(self.engine, view=self.view), self.rendered(what)
         return await self.tester.test(await self.drafts.write(fileset, self.tester.untested(fileset, nginx)), nginx)
+
+    def listen(self) -> list[str]:
+        """What nginx is shown from now on."""
+        seen: list[str] = []
+
+        def refuses(text: str) -> str:
+            seen.append(text)
+            return ""
+
+        self.engine.refuses = refuses
+        return seen
 
     def knows(self, what: RouteTable) -> bool:
         return self.tester.untested(self.rendered(what), bench.instance(self.engine, view=self.view)) == frozenset()
@@ -112,8 +123,7 @@ CROWD = table(*((f"h{number}.example", location("/", routed())) for number in ra
 
 async def test_of_many_hosts_nginx_sees_those_that_are_new(here: Bench) -> None:
     await here.test(CROWD)
-    seen: list[str] = []
-    here.engine.refuses = lambda text: seen.append(text) or ""  # type: ignore[func-returns-value]
+    seen = here.listen()
     await here.test(RouteTable((*CROWD.vhosts, *ONE.vhosts)))
     (text,) = seen
     assert "server_name a.example;" in text
@@ -131,9 +141,33 @@ async def test_a_draft_that_hides_what_is_untested_is_no_draft(here: Bench) -> N
 
 async def test_with_templates_of_ones_own_nginx_sees_everything(here: Bench) -> None:
     own = Renderer(make.templates())
-    nginx, seen = bench.instance(here.engine, view=here.view), list[str]()
-    here.engine.refuses = lambda text: seen.append(text) or ""  # type: ignore[func-returns-value]
+    nginx, seen = bench.instance(here.engine, view=here.view), here.listen()
     for what in (ONE, RouteTable((*ONE.vhosts, *OTHER.vhosts))):
         fileset = make.render(what, here.view, renderer=own)
         await here.tester.test(await here.drafts.write(fileset, here.tester.untested(fileset, nginx)), nginx)
     assert [text.count("server_name a.example;") for text in seen] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(126, "OCI runtime exec failed: exec failed"), (137, ""), (-1, ""), (1, "error executing setns process: exit status 1")],
+)
+async def test_an_nginx_that_could_not_be_asked_has_refused_nothing(
+    status: int, said: str, here: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def execute(*_: object) -> tuple[int, str]:
+        return status, said
+
+    monkeypatch.setattr(here.engine, "execute", execute)
+    with pytest.raises(EngineRefused, match="could not be run"):
+        await here.test(ONE)
+    assert not here.knows(ONE)
+
+
+async def test_an_nginx_that_crashes_on_a_draft_has_refused_it(here: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def execute(*_: object) -> tuple[int, str]:
+        return 139, ""
+
+    monkeypatch.setattr(here.engine, "execute", execute)
+    with pytest.raises(testing.Refused, match="crashes"):
+        await here.test(ONE)
