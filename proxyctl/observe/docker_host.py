@@ -355,7 +355,8 @@ def _signal_number(text: str) -> int:
         return 0
     name, sign, offset = match[1], match[2], int(match[3] or 0)
     number = int(name) if name.isdigit() else int(getattr(signals, f"SIG{name}", 0))
-    return number + (-offset if sign == "-" else offset) if 0 < number <= signals.SIGRTMAX else 0
+    found = number + (-offset if sign == "-" else offset)
+    return found if 0 < number <= signals.SIGRTMAX and 0 < found <= signals.SIGRTMAX else 0
 
 
 def _listed(raw: Any) -> Container:

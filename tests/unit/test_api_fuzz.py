@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     listening, stop, desk = threading.Event(), threading.Event(), Desk(tmp_path_factory.mktemp("desk"))
 
     async def serve() -> None:
+        desk.held.beat = math.inf  # the loop of a controller that is not there
         await desk.front.start()
         desk.report("failed", error="no")
         desk.decide([container("web-1", {"host": "a.example"}), container("bad", {"hots": "b.example"})])
@@ -60,7 +62,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 @pytest.fixture
 def unharmed(desk: Desk, caplog: pytest.LogCaptureFixture) -> Iterator[Desk]:
     yield desk
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.WARNING] == []
     assert requests.get(f"{desk.url}/api/v1/status", timeout=5).status_code == 200
 
 
@@ -118,6 +120,9 @@ def nearly(draw: st.DrawFn) -> bytes:
     return "".join(parts).encode("latin-1")
 
 
+LAST = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(nearly() | st.binary(max_size=200))
 @example(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://[\r\n\r\n")
@@ -127,14 +132,14 @@ def nearly(draw: st.DrawFn) -> bytes:
 @example(b"GET /api/v1/explain?url=%00 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 def test_no_bytes_are_a_mistake_of_ours(unharmed: Desk, sent: bytes) -> None:
     with socket.create_connection(("127.0.0.1", unharmed.port), timeout=5) as client:
-        client.sendall(sent)
-        client.shutdown(socket.SHUT_WR)
-        said = b""
-        client.settimeout(0.05)  # an event stream, and a body that does not come, have no end
+        said, excused = b"", False
         try:
+            client.sendall(sent + LAST)
+            client.settimeout(0.3)  # an event stream, and a body that does not come, have no end
             while piece := client.recv(1 << 16):
                 said += piece
-        except (TimeoutError, ConnectionError):
-            pass
+        except (ConnectionError, TimeoutError):
+            excused = True
+    assert said or excused
     assert not [line for line in said.split(b"\r\n") if line.startswith((b"HTTP/1.1 5", b"HTTP/1.0 5"))], said
     assert b"Traceback" not in said

@@ -116,7 +116,7 @@ def test_a_signal_is_known_by_its_number_and_its_names(text: str, number: int) -
     assert _signal_number(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "NONSENSE", "SIG", "99999", "\u00b2", "TERM;", "_DFL", "0"])
+@pytest.mark.parametrize("text", ["", "NONSENSE", "SIG", "99999", "\u00b2", "TERM;", "_DFL", "0", "RTMIN+99", "SIGHUP-1"])
 def test_what_is_no_signal_is_none(text: str) -> None:
     assert _signal_number(text) == 0
 
