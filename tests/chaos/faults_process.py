@@ -324,6 +324,24 @@ def controller_started_twice(scene: Scene) -> None:
         raise Seen("the first one has ended")
 
 
+@fault()
+def nginx_of_another_controller(scene: Scene) -> None:
+    """A controller with a state of its own is told to use the nginx of this one: it says that it cannot, and changes nothing."""
+    other = scene.rig.controller(start=False)
+    settings = other.config.read_text(encoding="utf-8")
+    other.config.write_text(settings.replace(other.nginx, scene.controller.nginx), encoding="utf-8")
+    try:
+        other.start(wait=False)
+        until(lambda: other.records("failed"), PATIENCE, "the second one's complaint")
+        said = other.records("failed")[0]["error"]
+        if "does not mount" not in said:
+            raise Seen(f"the second one says: {said}")
+        scene.add("meanwhile")
+        recovers(scene, time.monotonic(), "beside a second one")
+    finally:
+        other.kill()
+
+
 # ---------------------------------------------------------------- the disk
 
 
