@@ -9,9 +9,12 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import groupby
 
 from tests.chaos.faults import FAULTS
-from tests.chaos.scene import Fault, Stage, Verdict, play
+from tests.chaos.own_engine import OwnEngine, in_own_network, own_engine
+from tests.chaos.scene import EngineKind, Fault, Stage, Verdict, play
 
 
 def arguments() -> argparse.Namespace:
@@ -24,16 +27,31 @@ def arguments() -> argparse.Namespace:
 
 
 def run(faults: Iterable[Fault], seeds: range) -> Iterator[Verdict]:
-    """Each fault with each seed. A stage that something went wrong on is not used again."""
+    """Each fault with each seed."""
+    for kind, of in groupby(faults, key=lambda chosen: chosen.engine):
+        if kind:
+            yield from in_own_network(partial(with_own_engine, tuple(of), seeds, kind))
+        else:
+            yield from on_stages(of, seeds)
+
+
+def with_own_engine(faults: Iterable[Fault], seeds: range, kind: EngineKind) -> list[Verdict]:
+    with own_engine(live_restore=kind == "live-restore") as engine:
+        return list(on_stages(faults, seeds, engine))
+
+
+def on_stages(faults: Iterable[Fault], seeds: range, engine: OwnEngine | None = None) -> Iterator[Verdict]:
+    """A stage that something went wrong on is not used again."""
     stage: Stage | None = None
     try:
         for chosen in faults:
             for seed in seeds:
                 try:
-                    stage = stage or Stage().__enter__()
+                    stage = stage or Stage(engine=engine).__enter__()
                     verdict = play(chosen, stage, seed)
                 except Exception:  # noqa: BLE001 - the others are run all the same
                     verdict = Verdict(chosen, seed, problems=[traceback.format_exc()])
+                print(verdict, flush=True)
                 if verdict.problems and stage:
                     stage.close()
                     stage = None
@@ -69,10 +87,8 @@ def main() -> int:
         for item in chosen:
             print(f"{item.name:32} {item.words}")
         return 0
-    began, verdicts = time.monotonic(), list[Verdict]()
-    for verdict in run(chosen, range(options.seed, options.seed + options.seeds)):
-        print(verdict, flush=True)
-        verdicts.append(verdict)
+    began = time.monotonic()
+    verdicts = list(run(chosen, range(options.seed, options.seed + options.seeds)))
     print(f"\n{table(verdicts)}\n{len(verdicts)} runs in {time.monotonic() - began:.0f} s")
     return int(any(verdict.problems for verdict in verdicts))
 

@@ -246,6 +246,10 @@ class Scene:
         load.start()
         return load
 
+    def report(self, tenant: str) -> Report:
+        """What became of the requests so far."""
+        return self._loads[tenant].report
+
     def add(self, tenant: str, **more: Any) -> App:
         """A container that runs and is to be served (see Stage.create)."""
         return self.start(self.create(tenant, **more))
@@ -322,15 +326,15 @@ class Scene:
         return f"{host} is answered by {dict(seen)}, not by {' '.join(sorted(alive)) or 'nobody'}"
 
     def converge(self, *, files: bool = False) -> tuple[float | None, str]:
-        """Seconds from the end of the fault until everything is as it should be, and stays so."""
+        """(seconds from the end of the fault until everything is as it should be, and stays so; what was last found wrong)."""
         self.over_at = self.over_at or time.monotonic()
         since, problem = 0.0, ""
         while time.monotonic() - self.over_at < PATIENCE:
             began = time.monotonic()
-            problem = self.wrong(files=files)
-            since = 0.0 if problem else since or began
+            found = self.wrong(files=files)
+            problem, since = found or problem, 0.0 if found else since or began
             if since and time.monotonic() - since > STEADY:
-                return since - self.over_at, ""
+                return since - self.over_at, problem
             time.sleep(0.05)
         return None, problem
 
@@ -494,12 +498,12 @@ def play(chosen: Fault, stage: Stage, seed: int) -> Verdict:
             verdict.converged, problem = scene.converge(files=chosen.spoils)
             if chosen.spoils:
                 bad.clear()
-            if problem:
+            if verdict.converged is None:
                 verdict.problems.append(f"after {PATIENCE:g} s {problem}")
-            elif verdict.converged is not None and verdict.converged > chosen.within:
-                verdict.problems.append(f"{verdict.converged:.1f} s to converge")
+            elif verdict.converged > chosen.within:
+                verdict.problems.append(f"{verdict.converged:.1f} s to converge; until then {problem}")
             time.sleep(STEADY)
-        bad += filter(None, [scene.accepts(), "" if problem else scene.serves_anew()])
+        bad += filter(None, [scene.accepts(), "" if verdict.converged is None else scene.serves_anew()])
         _count(verdict, scene)
         verdict.problems += [f"not a good configuration: {said}" for said in dict.fromkeys(bad)]
         verdict.windows, verdict.notes = scene.windows(), scene.notes

@@ -1,0 +1,49 @@
+"""A real engine is restarted: with live-restore its containers go on meanwhile, without it they end and are started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from tests.chaos.scene import STANDING, Scene, Seen, fault
+
+
+@fault(engine="live-restore", nginx_lives=False)
+def engine_restarted_with_live_restore(scene: Scene) -> None:
+    """`systemctl restart docker` with live-restore; a container dies while nobody watches, and is started again.
+
+    For about a second the engine has taken its rules for published ports down and not put them up again: who connects then is
+    refused, before nginx. Kept connections go on.
+    """
+    dies = scene.add("dies")
+    scene.controller.wait_for(dies.host)
+    nginx = scene.rig.client.inspect_container(scene.controller.nginx)["State"]["StartedAt"]
+    pid = dies.pid
+    scene.engine.stop(scene.chance.choice([signal.SIGTERM, signal.SIGKILL]))
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(scene.chance.uniform(0, 3))
+    scene.engine.start()
+    scene.over()
+    scene.add("meanwhile")
+    if scene.rig.client.inspect_container(scene.controller.nginx)["State"]["StartedAt"] != nginx:
+        raise Seen("nginx did not live through it")
+    for tenant in STANDING:
+        if lost := scene.report(tenant).lost_of("kept"):
+            raise Seen(f"{lost} requests on kept connections lost")
+
+
+@fault(engine="plain", nginx_lives=False)
+def engine_restarted(scene: Scene) -> None:
+    """`systemctl restart docker` without live-restore: nginx and all containers end and start, with other addresses."""
+    for tenant in ("one", "two"):
+        scene.controller.wait_for(scene.add(tenant).host)
+    for app in scene.apps:
+        scene.departed(app)
+    scene.engine.stop(scene.chance.choice([signal.SIGTERM, signal.SIGKILL]))
+    time.sleep(scene.chance.uniform(0, 2))
+    scene.engine.start()
+    scene.over()
+    for app in scene.apps:
+        scene.arrived(app)
+    scene.add("meanwhile")
