@@ -212,11 +212,11 @@ def killed_while_it_starts(scene: Scene) -> None:
 
 @fault(short=True)
 def killed_at_some_steps(scene: Scene) -> None:
-    """SIGKILL in place of three steps of the cycles of a new site."""
+    """SIGKILL in place of two steps of the cycles that bring a new site live."""
     with instrumented(scene) as instruments:
         course = arrives(scene)
         count = count_steps(instruments, course)
-        kill_at_each(scene, instruments, course, scene.chance.sample(range(1, count + 1), 3), count)
+        kill_at_each(scene, instruments, course, scene.chance.sample(range(1, count + 1), 2), count)
 
 
 @fault(spoils=True)
@@ -251,6 +251,8 @@ def beside(scene: Scene, partition: str = "", **sections: Mapping[str, object]) 
         mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mounted))
     try:
         yield other
+    except (Seen, AssertionError) as error:
+        raise Seen(f"{error}; the end of its log:\n{other.tail(12)}") from error
     finally:
         scene.controller = first
         if other.running:
@@ -275,7 +277,9 @@ def wipe(scene: Scene, controller: Controller) -> None:
 # ---------------------------------------------------------------- stopped, twice
 
 
-def stopped_for(scene: Scene, seconds: float) -> None:
+@fault()
+def controller_stopped(scene: Scene) -> None:
+    """SIGSTOP of the controller for 60 s while containers come and go."""
     going, _ = scene.add("pair"), scene.add("pair")
     coming, leaving = scene.create("pair"), scene.create("short-lived")
     settle(scene)
@@ -289,26 +293,14 @@ def stopped_for(scene: Scene, seconds: float) -> None:
     ]
     scene.chance.shuffle(steps)
     for step in steps:
+        time.sleep(scene.chance.uniform(0, 14))
         step()
-        time.sleep(scene.chance.uniform(0, seconds / 5))
-    time.sleep(max(0.0, began + seconds - time.monotonic()))
+    time.sleep(max(0.0, began + 60 - time.monotonic()))
     os.kill(scene.controller.pid, signal.SIGCONT)
     scene.over()
 
 
 @fault()
-def controller_stopped(scene: Scene) -> None:
-    """SIGSTOP of the controller for 60 s while containers come and go."""
-    stopped_for(scene, 60)
-
-
-@fault(short=True)
-def controller_stopped_shortly(scene: Scene) -> None:
-    """SIGSTOP of the controller for 6 s while containers come and go."""
-    stopped_for(scene, 6)
-
-
-@fault(short=True)
 def controller_started_twice(scene: Scene) -> None:
     """A second `proxyctl run` with the same configuration, twice, the first one under way with a new site."""
     first = scene.controller
@@ -470,7 +462,7 @@ def damages(scene: Scene) -> list[Callable[[Path], object]]:
     return found
 
 
-@fault(short=True)
+@fault()
 def state_torn(scene: Scene) -> None:
     """The state file is torn, changed, empty or gone at a start; who owns a host against an older container is still known."""
     controller = scene.controller
