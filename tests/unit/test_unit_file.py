@@ -48,6 +48,8 @@ def test_what_is_wrong_would_be_found(unit: Path) -> None:
 def test_its_exposure_is_low() -> None:
     done = analyze("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE}", UNIT)
     assert done.returncode == 0, done.stdout + done.stderr
+    said = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert f"rates its exposure {EXPOSURE / 10} of 10" in said
 
 
 def test_its_directories_are_those_of_the_defaults() -> None:
