@@ -105,8 +105,8 @@ class Systemd:
 
     def _line(self) -> str:
         text = line(self._standing())
-        if self._problem and self._problem not in text:
-            text = f"Configuration not taken over: {self._problem}. {text}"
+        if self._problem:
+            text = f"Configuration not taken over: {self._problem}{'' if self._problem in text else f'. {text}'}"
         return " ".join(text.split())
 
     async def _show(self) -> None:

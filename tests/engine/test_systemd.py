@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from proxyctl.app import shipped_templates
 from tests.listening import Listening
 from tests.rig import LOOPBACK, NGINX, Box, Controller, Rig, ask, endpoint, free_port, until
 
@@ -78,6 +79,22 @@ def test_a_hangup_with_a_broken_file_changes_nothing_and_says_so(told: Controlle
     assert told.ask("told.example").backend == "told"
     listening.take(1.0)
     told.config.write_text(whole)
+    os.kill(told.pid, signal.SIGHUP)
+    assert listening.wait_for("READY")[-1]["STATUS"].startswith("In sync")
+
+
+def test_a_hangup_with_a_template_that_nginx_refuses_says_so_until_it_is_mended(told: Controller, listening: Listening) -> None:
+    listening.take(1.0)
+    own = told.directory / "templates" / "nginx.conf.j2"
+    own.parent.mkdir()
+    own.write_text((shipped_templates() / own.name).read_text().replace("http {", "http {\n    nonsense on;"))
+    os.kill(told.pid, signal.SIGHUP)
+    refused = listening.wait_for("READY")[-1]
+    assert refused["STATUS"].startswith("Configuration not taken over: ")
+    assert "nonsense" in refused["STATUS"]
+    later = [fields["STATUS"] for fields in listening.take(2.0) if "READY" in fields or "In sync" in fields.get("STATUS", "")]
+    assert all("nonsense" in status for status in later)
+    own.unlink()
     os.kill(told.pid, signal.SIGHUP)
     assert listening.wait_for("READY")[-1]["STATUS"].startswith("In sync")
 
