@@ -70,7 +70,9 @@ def recovers(scene: Scene, since: float, what: str) -> float:
     took, problem = scene.converge()
     scene.over_at = 0.0
     if took is None or took > WITHIN:
-        raise Seen(f"{what}: {problem or f'{took:.1f} s to converge'}")
+        raise Seen(
+            f"{what}: {f'{PATIENCE:g} s were not enough' if took is None else f'{took:.1f} s'} to converge; last seen: {problem}"
+        )
     return took
 
 
