@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from docker.errors import APIError
 
+from tests.chaos.faults_process import restart
 from tests.chaos.scene import STEADY, App, Scene, Seen, fault
 from tests.rig import until
 
@@ -16,11 +17,18 @@ MOST = 30
 """Containers that come and go in the bustle."""
 
 
+def under_traffic(scene: Scene, tenant: str) -> App:
+    """Some clients pause so long that their connection's worker has not heard from them since the container left."""
+    app = scene.add(tenant)
+    scene.controller.wait_for(app.host)
+    scene.load(tenant, new_per_second=60, keepalive_clients=30, pause=(0.05, 1.5))
+    time.sleep(STEADY)
+    return app
+
+
 def successors(scene: Scene, number: int) -> tuple[App, App]:
     """One that is served under traffic, and another tenant's, not started, for its address."""
-    former = scene.add(f"former{number}")
-    scene.controller.wait_for(former.host)
-    scene.load(former.tenant, new_per_second=60, keepalive_clients=15)
+    former = under_traffic(scene, f"former{number}")
     return former, scene.create(f"next{number}", address=former.address)
 
 
@@ -64,9 +72,7 @@ def address_reused_by_connect(scene: Scene) -> None:
     """`docker network disconnect` of one, `connect` of another tenant's with its address: nobody stops or starts."""
     client, network = scene.rig.client, scene.stage.network
     for number in range(ROUNDS):
-        former = scene.add(f"former{number}")
-        scene.controller.wait_for(former.host)
-        scene.load(former.tenant, new_per_second=60, keepalive_clients=15)
+        former = under_traffic(scene, f"former{number}")
         other = scene.create(f"next{number}", outside=True)
         other.box.start()
         scene.departed(former)
@@ -98,8 +104,8 @@ def two_claim_one_host(scene: Scene) -> None:
         scene.counted.discard("claimed")
         scene.stop(incumbent, 0)
         scene.start(incumbent)
-    scene.controller.start(wait=False)
     scene.add("meanwhile")
+    scene.over_at = restart(scene)
 
 
 # ---------------------------------------------------------------- health

@@ -228,6 +228,7 @@ class Scene:
         new_per_second: float = 40,
         keepalive_clients: int = 5,
         post_share: float = 0.2,
+        pause: tuple[float, float] = (0.03, 0.07),
         counts: bool = False,
     ) -> Load:
         """Traffic to a tenant until the end of the scene. `counts`: what it loses is a loss of the run."""
@@ -236,6 +237,7 @@ class Scene:
             self.controller.port,
             new_per_second=new_per_second,
             post_share=post_share,
+            pause=pause,
             keepalive_clients=keepalive_clients,
             timeout=5.0,
             own=f"{tenant}-",
