@@ -506,30 +506,33 @@ def clock_jumps(scene: Scene) -> None:
     """The wall clock jumps by an hour, forward or back, while graces run, and later back again."""
     with instrumented(scene) as instruments:
         gone, owner = scene.add("gone"), scene.add("owned")
+        rival = scene.create("rival", labels={"host": "owned.example"})
+        sick = scene.create("sick", labels={"health.path": "/status/503"})
         settle(scene)
         scene.remove(gone)
+        sick.box.start()
         scene.kill(owner)
         exited = time.monotonic()
-        scene.create("rival", labels={"host": "owned.example"}).box.start()
-        scene.create("sick", labels={"health.path": "/status/503"}).box.start()
+        rival.box.start()
         time.sleep(0.7)
         hours = scene.chance.choice([-1, 1])
         instruments.move_clock(hours * HOUR)
-        moved = f"{hours:+} h:"
+        moved = f"{hours:+} h"
         scene.add("meanwhile")
-        took = recovers(scene, time.monotonic(), f"{moved} a new site")
-        if scene.ask("gone").status != 503:
-            raise Seen(f"{moved} a host whose containers were removed answers {scene.ask('gone').status}")
-        until(lambda: scene.ask("sick").status == 503, WITHIN, f"{moved} 503 for a site that does not warm up")
-        while time.monotonic() < exited + EXITED_GRACE - 1:
+        while time.monotonic() < exited + EXITED_GRACE / 2:
             if scene.ask("owned").backend:
-                raise Seen(f"{moved} an exited container's host was given away {time.monotonic() - exited:.1f} s after its end")
+                raise Seen(f"{moved}: an exited container's host was given away {time.monotonic() - exited:.1f} s after its end")
             time.sleep(0.1)
         scene.start(owner)
-        recovers(scene, time.monotonic(), f"{moved} the owner's return")
+        if time.monotonic() > exited + EXITED_GRACE:
+            raise Seen("this machine is too slow to judge: the owner came back after its grace")
+        recovers(scene, time.monotonic(), f"{moved}: a new site, and the owner's return")
+        if scene.ask("gone").status != 503:
+            raise Seen(f"{moved}: a host whose containers were removed answers {scene.ask('gone').status}")
+        until(lambda: scene.ask("sick").status == 503, WITHIN, f"{moved}: 503 for a site that does not warm up")
         scene.controller.kill()
-        recovers(scene, restart(scene), f"{moved} a start")
+        recovers(scene, restart(scene), f"{moved}: a start")
         instruments.move_clock(0)
         scene.add("later")
         recovers(scene, time.monotonic(), "the clock's return")
-        scene.notes.append(f"{moved} over in {took:.2f} s")
+        scene.notes.append(moved)
