@@ -37,11 +37,15 @@ _PIECES = (
     *("\u0663", "\u212a", "\u00e9", "\u0130", "\u200b", "\u2028", "\ud800"),
     *("127.0.0.1", "169.254.169.254", "a" * 64, "a." * 130, "0" * 12, "-1", "1e9", "default_server", "include /etc/passwd;"),
 )
+
+
+def _spoil(text: str, at: int, piece: str) -> str:
+    return text[: at % (len(text) + 1)] + piece + text[at % (len(text) + 1) :]
+
+
 pieces = st.sampled_from(_PIECES)
 good = st.sampled_from([value for values in GOOD.values() for value in values])
-spoiled = st.builds(
-    lambda text, at, piece: text[: at % (len(text) + 1)] + piece + text[at % (len(text) + 1) :], good, st.integers(0, 99), pieces
-)
+spoiled = st.builds(_spoil, good, st.integers(0, 99), pieces)
 values = st.one_of(good, spoiled, st.lists(pieces, max_size=6).map("".join), st.text(max_size=40))
 """Label values: right, right but for one piece, made of bad pieces, or anything at all."""
 
@@ -244,7 +248,10 @@ def _edges(key: str) -> st.SearchStrategy[str]:
     return st.builds(lambda around, text: around.replace("{}", text), _around, found)
 
 
-_wrong = st.one_of(st.sampled_from([*ATTACKS.values()]), spoiled, values)
+_attacks = st.sampled_from([*ATTACKS.values()])
+_wrong = st.one_of(_attacks, spoiled, values)
+_WRITTEN = ("host", "path")
+"""What nginx is given as it is written: tried more often than the others."""
 _ROUTE = [*ROUTE_KEYS, *TARGET_KEYS]
 
 
@@ -256,8 +263,12 @@ def _right(prefix: str, keys: Iterable[str]) -> st.SearchStrategy[dict[str, str]
 
 def _spoilt(prefix: str, keys: Iterable[str]) -> st.SearchStrategy[dict[str, str]]:
     """One of the keys with a text that is wrong, or taken all the same."""
-    one = st.builds(lambda key, text: {prefix + key: text}, st.sampled_from([*keys]), _wrong)
-    return st.builds(lambda said, bad: said | bad, _right(prefix, keys), one)
+    ones = [
+        *(st.tuples(st.just(prefix + key), st.builds(_spoil, _edges(key), st.integers(0, 99), pieces)) for key in _WRITTEN),
+        *(st.tuples(st.just(prefix + key), _attacks) for key in _WRITTEN),
+        st.tuples(st.sampled_from([*keys]).map(lambda key: prefix + key), _wrong),
+    ]
+    return st.builds(lambda said, bad: said | dict([bad]), _right(prefix, keys), st.one_of(ones))
 
 
 _named = _right("routes.x.", _ROUTE)
