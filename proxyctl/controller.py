@@ -7,6 +7,7 @@ signal is not forgotten). Everything that fails leaves the last good configurati
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -103,6 +104,7 @@ class Controller:
         self._parts = parts
         self.policy = policy
         self._offered: Policy | None = None
+        self._cycling = asyncio.Lock()
         self._planner = routes.Planner()
         good = Served(RouteTable(state.fallback_hosts), state.fallback_files)
         self._acceptance = Acceptance(parts.drafts, parts.tester, good)
@@ -164,8 +166,21 @@ class Controller:
         if pause > 0:
             await self._parts.wakes.urgent_within(pause)
 
+    async def look_at_files(self) -> None:
+        """Wakes the loop when somebody else has changed what nginx runs, or would run after its next start."""
+        async with self._cycling:
+            if not self.live or not self._kept:
+                return
+            foreign = self._parts.reference.current() != self.live.digest
+            if foreign or await self._parts.drafts.damaged(self._kept[-1]):
+                self._parts.wakes.post(Wake(("somebody else changed the files of nginx",), relist=True, at=time.monotonic()))
+
     async def cycle(self, wake: Wake) -> CycleReport:
         """One whole decision. Never raises for what the outside world does: the report says it."""
+        async with self._cycling:
+            return await self._cycle(wake)
+
+    async def _cycle(self, wake: Wake) -> CycleReport:
         self._number += 1
         course = _Course(self._number, wake)
         try:
@@ -178,7 +193,7 @@ class Controller:
             course.result, course.error = "restored", error.reason
         except (EngineRefused, NginxMissing, OSError, TemplateError, ValueError) as error:
             course.result, course.error = "failed", f"{error}"
-        self.in_sync = not course.error
+        self.in_sync = not course.error and not self._doubtful
         self._try_again(course)
         report = CycleReport(
             number=course.number,
@@ -205,10 +220,13 @@ class Controller:
             self._later(min(2.0 ** min(self._failures - 1, 16), RETRY_AFTER), "try again", relist=True)
 
     def _later(self, seconds: float, reason: str, *, relist: bool = False) -> None:
-        """Wakes the loop for this reason, unless that is to happen already: every cycle may ask for it."""
+        """Wakes the loop for this reason, unless that is to happen by then already: every cycle may ask for it."""
         loop, timer = asyncio.get_running_loop(), self._timers.get(reason)
-        if timer is None or timer.cancelled() or timer.when() <= loop.time():
-            self._timers[reason] = loop.call_later(seconds, self._parts.wakes.post, Wake((reason,), relist=relist))
+        if timer and not timer.cancelled() and timer.when() > loop.time():
+            if timer.when() <= loop.time() + seconds:
+                return
+            timer.cancel()
+        self._timers[reason] = loop.call_later(seconds, self._parts.wakes.post, Wake((reason,), relist=relist))
 
     # ------------------------------------------------------------ deciding
 
@@ -249,6 +267,8 @@ class Controller:
             await self._test_ahead(course, plan, nginx)
         if plan.holds_back:
             self._later(1.0, "warming up")
+        if plan.until_unix < math.inf:
+            self._later(max(0.0, plan.until_unix - steady.now()) + 0.01, "the end of a grace")
 
     def _waits(self, plan: Plan) -> bool:
         """Whether nginx had better go on with what it has: without a state that tells what was healthy, a first publish before
@@ -334,16 +354,16 @@ class Controller:
             self.published = served.table
             self._places = frozenset([vhost.host + loc.path for vhost in served.table.vhosts for loc in vhost.locations])
         self._acceptance.is_live(served, fileset)
-        self._retire(course)
+        await self._retire(course, nginx)
         if course.wake.relist:
             await self._parts.drafts.mend(fileset)
         return fileset
 
-    def _retire(self, course: _Course) -> None:
+    async def _retire(self, course: _Course, nginx: NginxInstance) -> None:
         if self._unretired:
             self._retirement.proved(self._unretired, self.published)
             self._unretired = None
-        course.retired = self._retirement.end(self._snapshot, self.published)
+        course.retired = await self._retirement.end(self._snapshot, self.published, lambda: self._parts.reloader.living(nginx))
         self._parts.inventory.watch_addresses(always=self._retirement.watchful)
 
     async def _publish(self, course: _Course, tested: Tested, wanted: Served, nginx: NginxInstance) -> None:

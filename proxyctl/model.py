@@ -291,6 +291,8 @@ class Plan:
     """By host, and by host and path written as one: `a.example/git`."""
     holds_back: bool
     """A new place waits for its first target: decide again soon."""
+    until_unix: float
+    """When time alone may change the decision; infinite when it does not."""
 
 
 # ---------------------------------------------------------------- what nginx is given

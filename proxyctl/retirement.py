@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 
 from proxyctl.model import Generation, RouteTable, Snapshot, Target
@@ -31,12 +31,19 @@ class Retirement:
         self.generations = generations.advance(self.generations, run, live.ending, self._served, served)
         self._served = served
 
-    def end(self, snapshot: Snapshot, table: RouteTable) -> tuple[str, ...]:
-        """Ends the workers that would lead to somebody else; says so, or that it cannot, a line for each address."""
+    async def end(
+        self, snapshot: Snapshot, table: RouteTable, living: Callable[[], Awaitable[frozenset[int]]]
+    ) -> tuple[str, ...]:
+        """Ends the workers that would lead to somebody else; says so, or that it cannot, a line for each address. `living`: the
+        pids of all workers, asked for when one could not be ended."""
         endangered = generations.endangered(self.generations, snapshot, table)
         if not endangered:
             return ()
         ended = {pid for pid in endangered if workers.end(pid)}
+        if endangered.keys() - ended:
+            gone = endangered.keys() - ended - await living()
+            self.generations = tuple(replace(g, workers=g.workers - gone) for g in self.generations if g.workers - gone)
+            endangered = {pid: why for pid, why in endangered.items() if pid not in gone}
         stuck = endangered.keys() - ended - self._told
         self._told = (self._told | stuck) & endangered.keys()
         self.generations = tuple(replace(g, workers=g.workers - ended) for g in self.generations if g.workers - ended)

@@ -17,7 +17,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -43,8 +43,10 @@ T = TypeVar("T")
 
 CONTAINER_ACTIONS = ("create", "start", "kill", "die", "pause", "unpause", "rename", "destroy", "health_status")
 NETWORK_ACTIONS = ("connect", "disconnect")
-CALL_TIMEOUT = 15.0
-"""Seconds before a call to an engine that does not answer is given up."""
+CALL_TIMEOUT, SLOW_TIMEOUT = 15.0, 300.0
+"""Seconds without an answer before a call to the engine is given up."""
+COMPOSE = ("com.docker.compose.project", "com.docker.compose.service")
+"""Labels of others that matter."""
 NOT_UNDERSTOOD = (
     AttributeError,
     IndexError,
@@ -70,11 +72,17 @@ class EngineInfo:
 
 
 class DockerHost:
-    """One engine. Connects at the first call, again after a failure, with the API version that both sides speak."""
+    """One engine. Connects at the first call, again after a failure, with the API version that both sides speak.
 
-    def __init__(self, endpoint: str = "") -> None:
+    `label_prefix`: other labels than those, compose's and nginx's are not kept; empty keeps all.
+    """
+
+    def __init__(self, endpoint: str = "", label_prefix: str = "") -> None:
         self._endpoint = endpoint
+        self._prefix = label_prefix and label_prefix + "."
         self._client: docker.APIClient | None = None
+        self._slow: docker.APIClient | None = None
+        """For what may take long and says nothing meanwhile: a command in a container, a pull."""
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="docker")
         self.waiting = 0
@@ -87,6 +95,13 @@ class DockerHost:
             if self._client is None:
                 self._client = docker.APIClient(version="auto", timeout=int(CALL_TIMEOUT), **self._where())
             return self._client
+
+    def _patient(self) -> docker.APIClient:
+        version = self._connected().api_version
+        with self._lock:
+            if self._slow is None:
+                self._slow = docker.APIClient(version=version, timeout=int(SLOW_TIMEOUT), **self._where())
+            return self._slow
 
     def _where(self) -> dict[str, Any]:
         """`docker.endpoint`, else DOCKER_HOST, else the Docker context, else the SDK's default socket."""
@@ -126,8 +141,9 @@ class DockerHost:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._client is not None:
-            self._client.close()
+        for client in (self._client, self._slow):
+            if client is not None:
+                client.close()
 
     # ------------------------------------------------------------ reading
 
@@ -136,11 +152,30 @@ class DockerHost:
 
     async def list_containers(self) -> list[Container]:
         """Every container, in one request. What only inspect knows has its default."""
-        return await self._call(lambda c: [_listed(item) for item in _array(c.containers(all=True))])
+
+        def read(client: docker.APIClient) -> list[Container]:
+            # The SDK makes dictionaries of all of it, 90 MiB for 10,000 containers; here, one at a time.
+            where = f"{client.base_url}/v{client.api_version}/containers/json"
+            answer = client.get(where, params={"all": 1}, timeout=client.timeout)
+            if answer.status_code >= 400:
+                raise EngineRefused(answer.status_code, answer.text.strip())
+            return [
+                self._cut(_listed(msgspec.json.decode(raw)))
+                for raw in msgspec.json.decode(answer.content, type=list[msgspec.Raw])
+            ]
+
+        return await self._call(read)
+
+    def _cut(self, container: Container) -> Container:
+        labels = container.labels
+        kept = {
+            key: text for key, text in labels.items() if key.startswith(self._prefix) or key in COMPOSE or key.endswith(".nginx")
+        }
+        return replace(container, labels=kept) if len(kept) < len(labels) else container
 
     async def inspect(self, container: str) -> Container | None:
         """One container by id or name; None when it is not there."""
-        return await self._inspect(container, _inspected)
+        return await self._inspect(container, lambda raw: self._cut(_inspected(raw)))
 
     async def inspect_raw(self, container: str) -> Mapping[str, Any] | None:
         """What the engine says of one container, as it says it."""
@@ -219,7 +254,8 @@ class DockerHost:
     async def execute(self, container: str, argv: list[str]) -> tuple[int, str]:
         """Runs a command inside a container: (exit status, what it wrote)."""
 
-        def run(client: docker.APIClient) -> tuple[int, str]:
+        def run(_: docker.APIClient) -> tuple[int, str]:
+            client = self._patient()
             made = client.exec_create(container, argv)
             output = client.exec_start(made["Id"])
             status = client.exec_inspect(made["Id"])["ExitCode"]
@@ -234,7 +270,7 @@ class DockerHost:
         await self._call(lambda c: c.start(container))
 
     async def pull(self, image: str) -> None:
-        await self._call(lambda c: c.pull(image))
+        await self._call(lambda _: self._patient().pull(image))
 
     async def create_container(self, name: str, settings: Mapping[str, Any]) -> str:
         """Creates a container from the engine's own JSON (API: ContainerCreate) and returns its id."""
@@ -292,12 +328,6 @@ def _family(parent: int, proc: Path = Path("/proc")) -> list[tuple[int, str]]:
 def _object(raw: Any) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise TypeError(f"an object was expected, not {type(raw).__name__}")
-    return raw
-
-
-def _array(raw: Any) -> list[Any]:
-    if not isinstance(raw, list):
-        raise TypeError(f"a list was expected, not {type(raw).__name__}")
     return raw
 
 

@@ -145,7 +145,9 @@ class Inventory:
             if self._news.get(container_id, 0) > before:
                 continue
             if container_id in listed:
-                self._known[container_id] = self._completed(listed[container_id])
+                new = self._completed(listed[container_id])
+                if self._known.get(container_id) != new:  # else the same object stays, which costs nobody anything
+                    self._known[container_id] = new
             else:
                 self._known.pop(container_id)
                 self._news.pop(container_id, None)

@@ -80,6 +80,12 @@ def rejection(
     return Rejection(spec.container_id, spec.container, route.name, reason, label, message, hint)
 
 
+def grace_end(owner: Owner, now_unix: float) -> float:
+    """When the next grace of an owner without a container ends (unix)."""
+    exited = owner.lost_unix + EXITED_GRACE
+    return exited if now_unix < exited else owner.lost_unix + GONE_GRACE
+
+
 def shown(place: Place) -> str:
     """As people write it: `a.example`, `a.example/git`."""
     host, path = place

@@ -5,6 +5,7 @@ The same input always gives the same table; who owns a (host, path) is settled i
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -111,8 +112,8 @@ class Planner:
         self._founders: dict[str, Claim] = {}
         self._networks: Counter[str] = Counter()
         self._hosts: dict[str, _Host] = {}
-        self._restless: set[str] = set()
-        """Hosts that time alone can change."""
+        self._restless: dict[str, float] = {}
+        """Hosts that time alone can change -> when the next grace of theirs ends (unix)."""
         self._coming: set[str] = set()
         """Hosts that will be otherwise when what is being created runs."""
         self._holding: set[str] = set()
@@ -133,7 +134,7 @@ class Planner:
         asked = self._ask(inputs)
         hosts |= asked or set()
         hosts |= self._reowned(inputs)
-        hosts |= self._restless
+        hosts |= self._restless.keys()
         before = {host: self._owners.get(host) for host in hosts}
         for host in hosts:
             self._decide(host, inputs)
@@ -238,7 +239,8 @@ class Planner:
             self._owners[host] = owners
         else:
             self._owners.pop(host, None)
-        for index in (self._restless, self._coming, self._holding, self._rejecting):
+        self._restless.pop(host, None)
+        for index in (self._coming, self._holding, self._rejecting):
             index.discard(host)
         if not owned and not court.rejections:
             self._hosts.pop(host, None)
@@ -259,7 +261,9 @@ class Planner:
             rejections=tuple(court.rejections),
         )
         if young or any(owner.lost_unix for owner in owners.values()):
-            self._restless.add(host)
+            self._restless[host] = min(
+                (ownership.grace_end(owner, inputs.now_unix) for owner in owners.values() if owner.lost_unix), default=math.inf
+            )
         if coming:
             self._coming.add(host)
         if any(claim.target != PENDING and _is_young(inputs, claim) for path in held for claim in owned[path]):
@@ -295,6 +299,7 @@ class Planner:
             networks=frozenset(+self._networks),
             owners=self._owners_flat,
             holds_back=bool(self._holding),
+            until_unix=min(self._restless.values(), default=math.inf),
         )
 
 
@@ -336,7 +341,15 @@ def _claim(
 ) -> Claim:
     if container.state not in ALIVE and container.state != "created":
         return Claim(spec, route, container, None)
-    reached = reach(container, route, inputs.nginx, inputs.snapshot.containers, join=inputs.join, own_ports=inputs.own_ports)
+    reached = reach(
+        container,
+        route,
+        inputs.nginx,
+        inputs.snapshot.containers,
+        join=inputs.join,
+        own_ports=inputs.own_ports,
+        nginx_label=f"{inputs.defaults.prefix}.nginx",
+    )
     if isinstance(reached, Reached) and reached.network in inputs.unjoinable:
         why = f"nginx cannot join {reached.network}: {inputs.unjoinable[reached.network]}"
         reached = Unreachable(why, f"set {inputs.defaults.prefix}.network to a network that nginx can join")

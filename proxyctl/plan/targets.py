@@ -36,13 +36,17 @@ def reach(
     *,
     join: bool,
     own_ports: frozenset[int] = frozenset(),
+    nginx_label: str = "",
 ) -> Reached | Unreachable:
     """The address of `route.port` of a living or coming container, as nginx sees it.
 
     A container that has no address yet is reached at `PENDING`: enough to test what will be rendered for it. `own_ports`:
     the host's ports that lead to proxyctl and its nginx, which are never targets, nor are link-local (metadata) addresses.
     """
-    found = _reach(container, route, nginx, containers, join=join)
+    owner = _network_owner(container, containers)
+    if owner and nginx_label in owner.labels:
+        return Unreachable("it shares the network of nginx itself", "start it in a network of its own")
+    found = _reach(container, route, nginx, owner, join=join)
     if isinstance(found, Unreachable):
         return found
     if container.network_mode == "host" and route.port in own_ports:
@@ -52,21 +56,25 @@ def reach(
     return found
 
 
+def _network_owner(container: Container, containers: Mapping[str, Container]) -> Container | None:
+    """Itself, or the one in whose network it was started; None when that is not there."""
+    mode = container.network_mode
+    if not mode.startswith("container:"):
+        return container
+    ref = mode.removeprefix("container:")
+    return containers.get(ref) or next((c for c in containers.values() if c.name == ref), None)
+
+
 def _reach(
-    container: Container, route: RouteSpec, nginx: NginxView, containers: Mapping[str, Container], *, join: bool
+    container: Container, route: RouteSpec, nginx: NginxView, owner: Container | None, *, join: bool
 ) -> Reached | Unreachable:
     mode = container.network_mode
     if mode == "none":
         return Unreachable("the container has no network", "start it with --network NAME")
     if mode == "host":
         return _on_the_host(container, route, nginx)
-    owner = container
-    if mode.startswith("container:"):
-        ref = mode.removeprefix("container:")
-        found = next((c for c in containers.values() if c.id == ref or c.name == ref), None)
-        if found is None or found.network_mode == "host":
-            return Unreachable("it shares the network of a container that is not there", "start that container first")
-        owner = found
+    if owner is None or owner.network_mode == "host":
+        return Unreachable("it shares the network of a container that is not there", "start that container first")
     candidates = _candidates(owner, route.network)
     if isinstance(candidates, Unreachable):
         return candidates

@@ -152,7 +152,7 @@ class Renderer:
             forms.insert(0, _digest(text))
         upstreams = [self._upstream(vhost.host, location) for location in vhost.locations if location.serving]
         group = _digest(vhost.host)[:GROUP_DIGITS] if self._shipped else vhost.host
-        return _Made(vhost, ConfigPart(vhost.host, text + "".join(upstreams), tuple(forms)), group)
+        return _Made(vhost, ConfigPart(vhost.host, "".join(upstreams) + text, tuple(forms)), group)
 
     def _server(self, vhost: VirtualHost, alive: Callable[[Location], bool]) -> str:
         locations = [
@@ -188,8 +188,9 @@ def _none(_: Location) -> bool:
 
 
 def upstream_name(host: str, path: str) -> str:
-    """The same for as long as the (host, path) is, whoever serves it."""
-    return f"proxyctl_{_digest(host + path)}"
+    """The same for as long as the (host, path) is, whoever serves it. nginx compares it with each one before it, so what they
+    have in common comes last."""
+    return f"{_digest(host + path)}_proxyctl"
 
 
 def without_targets(table: RouteTable) -> RouteTable:

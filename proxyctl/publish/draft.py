@@ -67,6 +67,10 @@ class Drafts:
             await asyncio.to_thread(self._write_all, missing)
         return tuple(sorted(missing))
 
+    async def damaged(self, fileset: FileSet) -> bool:
+        """Whether `mend` has something to do."""
+        return bool(await asyncio.to_thread(self._missing, fileset))
+
     def _missing(self, fileset: FileSet) -> dict[str, str]:
         """What has to be written: name -> content."""
         files = {f"objects/{name}": file for name, file in fileset.objects.items()}

@@ -122,6 +122,11 @@ class Reloader:
         if refusals:
             raise NotProved(refusals[-1].strip(), refused=True)
 
+    async def living(self, nginx: NginxInstance) -> frozenset[int]:
+        """Pids of all workers."""
+        serving, ending = await self._workers(nginx)
+        return serving | ending
+
     async def _workers(self, nginx: NginxInstance) -> tuple[frozenset[int], frozenset[int]]:
         """Pids of those that serve and of those that end."""
         there = await list_workers(self._engine, nginx)

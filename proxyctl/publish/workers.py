@@ -19,7 +19,8 @@ async def workers(engine: Engine, nginx: NginxInstance) -> list[NginxWorker]:
 
 
 def end(pid: int) -> bool:
-    """SIGTERM to one old worker, which cuts its connections. False when this process cannot see it or may not do that.
+    """SIGTERM to one old worker, which cuts its connections. False when this process cannot see it (it may have ended) or may not
+    do that.
 
     The engine's API signals a container's first process only, so this needs the host's process numbers and CAP_KILL.
     """

@@ -118,13 +118,14 @@ class History:
     def _load(self, file: Path) -> None:
         for path in (file.with_name(f"{file.name}.1"), file):
             try:
-                lines = path.read_bytes().splitlines()
+                raw = path.read_bytes()
             except FileNotFoundError:
                 continue
             except OSError as error:
                 self._tell(f"{path} is not read: {error.strerror}")
                 continue
-            self._entries.extend(entry for entry in map(_decoded, lines[-KEEP:]) if entry)
+            self._torn = bool(raw) and not raw.endswith(b"\n")  # by an end in the middle of a write
+            self._entries.extend(entry for entry in map(_decoded, raw.splitlines()[-KEEP:]) if entry)
 
     def _tell(self, problem: str) -> None:
         if not self._told:
