@@ -97,6 +97,8 @@ class EngineEvent:
     signal: int
     at_unix: float
     labels: Mapping[str, str] | None = None
+    network: str = ""
+    """Its name, for network events."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Events and listings -> Snapshot: all containers, whole or not at all, at a bounded number of engine calls for each event.
 
 An event costs at most one inspect, sent when the event arrives; a Wake follows when it is answered. The engine answers only when
-it is done with what it does to the container (a start takes it 200 ms), so nothing waits for it meanwhile. `die` and `kill` are
-believed as they are.
+it is done with what it does to the container (a start takes it 200 ms), so nothing waits for it meanwhile. `die`, `kill` and
+`disconnect` are believed as they are: after each of them the address may be somebody else's.
 """
 
 from __future__ import annotations
@@ -60,11 +60,15 @@ class Inventory:
             self._stopping.pop(container_id, None)
             self._addresses_matter = max(self._addresses_matter, at + REUSE_WITHIN)
             self._post(Wake((reason,), urgent=True, at=at))
+        elif event.action == "disconnect" and container and event.network:
+            self._tick(container_id)
+            left = tuple(endpoint for endpoint in container.endpoints if endpoint.network != event.network)
+            self._known[container_id] = replace(container, endpoints=left)
+            self._addresses_matter = max(self._addresses_matter, at + REUSE_WITHIN)
+            self._post(Wake((reason,), urgent=True, at=at))
         elif event.action == "kill" and container_id in self._inspected:
             self._stop(container_id, event.signal, Wake((reason,), urgent=True, at=at))
         else:
-            if event.action == "disconnect":
-                self._addresses_matter = max(self._addresses_matter, at + REUSE_WITHIN)
             self._begin(event, Wake((reason,), urgent=event.action == "kill", at=at))
 
     def watch_addresses(self, *, always: bool) -> None:

@@ -148,7 +148,7 @@ ATTRIBUTES = {"proxyctl.host": "a.example", "name": "web", "image": "app:1"}
                 "Action": "connect",
                 "Actor": {"ID": "net-1", "Attributes": {"container": "c1", "name": "front"}},
             },
-            EngineEvent("connect", "c1", 0, 0.0, None),
+            EngineEvent("connect", "c1", 0, 0.0, None, "front"),
             id="a network's event is about a container, and tells no labels",
         ),
         pytest.param({"Type": "image", "Action": "pull", "Actor": {"ID": "app:1"}}, None, id="an image's event is none of ours"),

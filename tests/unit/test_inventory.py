@@ -342,3 +342,33 @@ async def test_an_answer_about_a_signal_that_comes_after_the_next_start_says_not
     letting.set()
     await asyncio.sleep(0.001)
     assert (await watched.refresh()).stopping == frozenset()
+
+
+# ---------------------------------------------------------------- addresses that change hands
+
+
+async def test_a_disconnect_is_believed_at_once_and_takes_the_address(  # an inspect would wait until the engine is done
+) -> None:
+    both = container("both", {"host": "a.example"}, networks={"front": "10.0.0.5", "back": "10.1.0.5"})
+    here = await watch(both)
+    here.host.hold(both.id)
+    here.inventory.note(EngineEvent("disconnect", both.id, 0, 0.0, None, "front"))
+    (wake,) = here.posted
+    assert wake.urgent
+    assert [e.network for e in (await here.refresh()).containers[both.id].endpoints] == ["back"]
+    assert here.host.calls == []
+
+
+@pytest.mark.parametrize("how", ["die", "disconnect", "old workers"])
+async def test_while_an_address_may_be_reused_every_container_that_starts_is_read(how: str) -> None:
+    here = await watch(WEB)
+    here.host.containers[STRANGER.id] = STRANGER
+    await here.note("start", STRANGER)
+    assert here.host.calls == []
+    if how == "old workers":
+        here.inventory.watch_addresses(always=True)
+    else:
+        here.inventory.note(EngineEvent(how, WEB.id, 0, 0.0, WEB.labels, "front"))
+    await here.note("start", STRANGER)
+    assert here.host.calls == [STRANGER.id]
+    assert STRANGER.id in (await here.refresh()).containers
