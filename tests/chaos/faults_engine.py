@@ -83,15 +83,16 @@ def engine_hung_for_long(scene: Scene) -> None:
 
 @fault(short=True)
 def engine_says_500(scene: Scene) -> None:
-    """500 to everything for up to 3 s, the events' stream too when it begins anew."""
+    """The events' stream ends, and 500 to everything for a while, and for a while to the list alone."""
     before(scene)
-    if scene.chance.random() < 0.5:
+    for calls in scene.chance.sample(["", "^GET /containers/json$"], 2):
+        scene.relay.refuse(500, calls)
         scene.relay.cut()
-    scene.relay.refuse(500)
-    scene.relay.restore()
-    turmoil(scene)
-    time.sleep(scene.chance.uniform(0, 2))
-    scene.relay.lift()
+        scene.relay.restore()
+        if not calls:
+            turmoil(scene)
+        time.sleep(scene.chance.uniform(0.5, 1.5))
+        scene.relay.lift()
 
 
 @fault()
