@@ -47,6 +47,8 @@ from proxyctl.state import State, StateStore
 KEEP_GENERATIONS = 5
 RETRY_AFTER = 3.0
 """The longest pause in seconds between two attempts after a failure: an attempt costs little, and what failed may be over."""
+LONG_PARSE, CROWD = 0.5, 0.1
+"""Seconds; share of all hosts."""
 BURST, WINDOW = 20, 10.0
 """Reloads at once, and the seconds in which there may be no more: old workers live on for a while after each."""
 
@@ -129,6 +131,8 @@ class Controller:
         """Of `published`; None before there is one in this run."""
         self._remembered: RouteTable | None = None
         self._born = time.monotonic()
+        self._crowded: float | None = None
+        """Since when (monotonic) a crowd warms up."""
         self._doubtful = parts.store.doubtful and parts.reference.is_marked()
         """The state is lost or old, and nginx serves what it does not tell about."""
         self.in_sync = False
@@ -265,18 +269,23 @@ class Controller:
         await self._remember(plan, fileset, tidy=wake.relist)
         if plan.ahead is not plan.table:
             await self._test_ahead(course, plan, nginx)
-        if plan.holds_back:
+        if plan.holding:
             self._later(1.0, "warming up")
         if plan.until_unix < math.inf:
             self._later(max(0.0, plan.until_unix - steady.now()) + 0.01, "the end of a grace")
 
     def _waits(self, plan: Plan) -> bool:
-        """Whether nginx had better go on with what it has: without a state that tells what was healthy, a first publish before
-        the first checks would drop sites that are served now."""
-        self._doubtful = self._doubtful and plan.holds_back and time.monotonic() - self._born < routes.WARM_UP
-        if self._doubtful:
+        """Whether nginx had better go on with what it has, for a moment: without a state that tells what was healthy, a first
+        publish before the first checks would drop sites that are served now; and where nginx needs long to parse, a crowd that
+        warms up is published at once and not in parts."""
+        now = time.monotonic()
+        self._doubtful = self._doubtful and plan.holding > 0 and now - self._born < routes.WARM_UP
+        crowd = self._parts.tester.parsing > LONG_PARSE and plan.holding > CROWD * len(plan.ahead.vhosts)
+        self._crowded = (self._crowded or now) if crowd else None
+        waits = self._doubtful or (self._crowded is not None and now - self._crowded < routes.WARM_UP)
+        if waits:
             self._later(0.05, "waiting for the first checks")
-        return self._doubtful
+        return waits
 
     async def _take_over(self, course: _Course, nginx: NginxInstance, offered: Policy) -> None:
         """Raises what is wrong with the offer, and then it is dropped and everything is as before. A hand-written vhost that is

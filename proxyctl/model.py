@@ -291,8 +291,8 @@ class Plan:
     """Names of the networks that nginx must be in to reach its targets."""
     owners: Mapping[str, Owner]
     """By host, and by host and path written as one: `a.example/git`."""
-    holds_back: bool
-    """A new place waits for its first target: decide again soon."""
+    holding: int
+    """Hosts with a new place that waits for its first target: decide again soon."""
     until_unix: float
     """When time alone may change the decision; infinite when it does not."""
 

@@ -298,7 +298,7 @@ class Planner:
             probes=probes,
             networks=frozenset(+self._networks),
             owners=self._owners_flat,
-            holds_back=bool(self._holding),
+            holding=len(self._holding),
             until_unix=min(self._restless.values(), default=math.inf),
         )
 

@@ -154,7 +154,9 @@ class NginxContainer:
         inside = {}
         for key, path in (("nginx.dir", spec.conf_dir), ("state.runtime", spec.boot_dir), ("nginx.logs", spec.logs_dir)):
             if str(path) not in mounts:
-                raise NginxMissing(f"the container {spec.name} does not mount {path} ({key}): remove it, and it is made anew")
+                what = f"the container {spec.name} does not mount {path} ({key})"
+                todo = "if another proxyctl uses it, set another nginx.container; else remove it, and it is made anew"
+                raise NginxMissing(f"{what}: {todo}")
             inside[key] = mounts[str(path)]
         networks = raw["NetworkSettings"]["Networks"] or {}
         host_network = raw["HostConfig"].get("NetworkMode") == "host"

@@ -97,14 +97,14 @@ def test_every_host_of_a_route_is_a_place_and_so_is_every_path() -> None:
 def test_a_new_place_is_held_back_while_its_first_target_warms_up(state: str | None) -> None:
     plan = decide([OLD], {"web-1": state}, since=NOW - routes.WARM_UP + 0.1)
     assert places(plan.table) == {}
-    assert plan.holds_back
+    assert plan.holding
     assert serving(plan.ahead) == {"a.example/": ["web-1"]}
 
 
 def test_a_new_place_that_takes_too_long_says_503_instead_of_404() -> None:
     plan = decide([OLD], {"web-1": "warming"}, since=NOW - routes.WARM_UP)
     assert serving(plan.table) == {"a.example/": []}
-    assert not plan.holds_back
+    assert not plan.holding
 
 
 def test_a_place_that_was_served_is_never_held_back() -> None:
@@ -128,7 +128,7 @@ def test_a_container_that_is_being_created_is_tested_ahead_and_not_routed() -> N
 
 
 def test_a_container_that_is_created_and_not_started_does_not_ask_for_another_decision_every_second() -> None:
-    assert not decide([web(state="created")]).holds_back
+    assert not decide([web(state="created")]).holding
 
 
 def test_nothing_is_ahead_when_nothing_is_coming() -> None:
