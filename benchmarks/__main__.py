@@ -8,7 +8,7 @@ from typing import Protocol
 import click
 from rich.console import Console
 
-from benchmarks import cost, idle, loss, scale, speed
+from benchmarks import cost, idle, loss, reloads, scale, speed
 from benchmarks.figures import Figures, publish
 
 
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "loss": loss.run,
     "idle": idle.run,
     "scale": scale.run,
+    "reloads": reloads.run,
 }
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def printed() -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--short"], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, "-m", "benchmarks", "--short"], cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -49,3 +49,10 @@ def test_nothing_is_reloaded_while_nothing_happens(printed: str) -> None:
 def test_every_one_of_many_hosts_answers_and_a_restart_reloads_nothing(printed: str) -> None:
     found = figures("scale")
     assert (found["100_silent"], found["100_restart_reloads"]) == (0, 0), printed
+
+
+def test_no_connection_is_lost_or_cut_by_reloads_and_old_workers_end(printed: str) -> None:
+    found = figures("reloads")
+    assert found["across"] >= 5, printed
+    assert (found["lost"], found["cut"], found["retired"], found["pinned_cut"]) == (0, 0, 0, 0), printed
+    assert found["pinned_old_workers"] >= 10, printed
