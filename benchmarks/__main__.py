@@ -8,7 +8,7 @@ from typing import Protocol
 import click
 from rich.console import Console
 
-from benchmarks import cost, idle, loss, reloads, scale, speed
+from benchmarks import cost, idle, loss, reloads, scale, speed, storm
 from benchmarks.figures import Figures, publish
 
 
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "idle": idle.run,
     "scale": scale.run,
     "reloads": reloads.run,
+    "storm": storm.run,
 }
 
 
