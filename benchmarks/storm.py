@@ -130,7 +130,7 @@ def _figures(found: Findings, load: Report, before: Reading, most: Reading, afte
         name="storm",
         title=(
             f"storm: {found.containers} containers on {os.cpu_count()} cores; {load.lost_of()} of {load.sent_of():,} requests "
-            f"lost beside them\nbefore: controller {found.resident:.0f} MiB, nginx {before.memory:.0f} MiB with {before.workers} workers"
+            f"lost beside them\nbefore: controller {found.resident:.0f} MiB, nginx {before.memory:.0f} MiB"
         ),
         columns=("", "started", "removed", "wanted"),
         rows=rows,

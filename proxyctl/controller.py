@@ -47,7 +47,7 @@ from proxyctl.state import State, StateStore
 KEEP_GENERATIONS = 5
 RETRY_AFTER = 3.0
 """The longest pause in seconds between two attempts after a failure: an attempt costs little, and what failed may be over."""
-LONG_PARSE, CROWD = 0.5, 0.1
+LONG_PARSE, CROWD = 0.5, 0.01
 """Seconds; share of all hosts."""
 BURST, WINDOW = 20, 10.0
 """Reloads at once, and the seconds in which there may be no more: old workers live on for a while after each."""
@@ -243,17 +243,16 @@ class Controller:
         nginx = self.nginx
         if self._offered:
             await self._take_over(course, nginx, self._offered)
-        plan = self._plan(course, nginx)
+        with course.stage("plan"):
+            networks = self._planner.networks(self._inputs(nginx))
         with course.stage("join"):
-            joined = await parts.container.join(nginx, plan.networks) if self.policy.join else JoinResult()
+            joined = await parts.container.join(nginx, networks) if self.policy.join else JoinResult()
         self._unjoinable = joined.refused
         if joined.networks:
             self.state = replace(self.state, joined=self.state.joined | joined.networks)
             parts.store.save(self.state)
             self.nginx = nginx = await parts.container.ensure()
-        if joined != JoinResult():
-            plan = self._plan(course, nginx)
-        self.plan = plan
+        self.plan = plan = self._plan(course, nginx)
         trusted = () if self.live else self.state.live_targets
         parts.prober.watch(plan.probes, trusted)
         if trusted:
@@ -312,21 +311,22 @@ class Controller:
 
     def _plan(self, course: _Course, nginx: NginxInstance) -> Plan:
         with course.stage("plan"):
-            return self._planner.plan(
-                routes.Inputs(
-                    self._snapshot,
-                    self._parts.prober.standing,
-                    self.plan.owners if self.plan else self.state.owners,
-                    nginx.view,
-                    self.policy.defaults,
-                    self.policy.join,
-                    self._unjoinable,
-                    self.state.places if self._places is None else self._places,
-                    steady.now(),
-                    self.policy.claims,
-                    self.policy.own_ports,
-                )
-            )
+            return self._planner.plan(self._inputs(nginx))
+
+    def _inputs(self, nginx: NginxInstance) -> routes.Inputs:
+        return routes.Inputs(
+            snapshot=self._snapshot,
+            standing=self._parts.prober.standing,
+            owners=self.plan.owners if self.plan else self.state.owners,
+            nginx=nginx.view,
+            defaults=self.policy.defaults,
+            join=self.policy.join,
+            unjoinable=self._unjoinable,
+            published=self.state.places if self._places is None else self._places,
+            now_unix=steady.now(),
+            claims=self.policy.claims,
+            own_ports=self.policy.own_ports,
+        )
 
     def _render(self, course: _Course, served: Served, nginx: NginxInstance) -> FileSet:
         with course.stage("render"):

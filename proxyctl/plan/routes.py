@@ -96,6 +96,8 @@ class Planner:
 
     def __init__(self) -> None:
         self._around: tuple[object, ...] = ()
+        self._read_with: labels.Defaults | None = None
+        self._parsed: dict[str, tuple[Container, labels.Parsed]] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -103,6 +105,9 @@ class Planner:
         self._standing: Mapping[ProbeKey, ProbeResult] = {}
         self._stopping: frozenset[str] = frozenset()
         self._asked: dict[str, _Asked] = {}
+        self._has_asked = False
+        self._asked_anew: set[str] = set()
+        """Hosts that containers which were read anew ask for, and that have not been decided since."""
         self._lent: frozenset[str] = frozenset()
         """Ids of containers that live in the network of another one: they change with that."""
         self._askers: dict[str, set[str]] = {}
@@ -124,22 +129,24 @@ class Planner:
         self._owners_flat: Mapping[str, Owner] = {}
         self._plan: Plan | None = None
 
+    def networks(self, inputs: Inputs) -> frozenset[str]:
+        """Names of the networks that nginx must be in to reach its targets: what has to be known before anything is decided."""
+        self._ask(inputs)
+        return frozenset(+self._networks)
+
     def plan(self, inputs: Inputs) -> Plan:
         """One decision. Inputs are compared with those before by identity first: what is the same object costs nothing."""
-        around = (inputs.nginx, inputs.defaults, inputs.join, inputs.unjoinable, inputs.claims, inputs.own_ports)
-        if around != self._around:
-            self._forget()
-            self._around = around
-        hosts = self._moved(inputs)
-        asked = self._ask(inputs)
-        hosts |= asked or set()
+        self._ask(inputs)
+        hosts, asked = self._asked_anew, self._has_asked
+        self._asked_anew, self._has_asked = set(), False
+        hosts |= self._moved(inputs)
         hosts |= self._reowned(inputs)
         hosts |= self._restless.keys()
         before = {host: self._owners.get(host) for host in hosts}
         for host in hosts:
             self._decide(host, inputs)
-        if self._plan is None or hosts or asked is not None:
-            self._plan = self._sum_up(hosts, before, asked=asked is not None or self._plan is None)
+        if self._plan is None or hosts or asked:
+            self._plan = self._sum_up(hosts, before, asked=asked or self._plan is None)
         return self._plan
 
     # ------------------------------------------------------------ what has changed
@@ -155,12 +162,19 @@ class Planner:
         self._stopping = inputs.snapshot.stopping
         return {host for each in ids if each in self._asked for host in self._asked[each].hosts}
 
-    def _ask(self, inputs: Inputs) -> set[str] | None:
-        """Reads the labels of containers that are new or have changed. Returns the hosts that this concerns; None when there is
-        no such container."""
+    def _ask(self, inputs: Inputs) -> None:
+        """Reads the labels of containers that are new or have changed, and notes the hosts that this concerns."""
+        around = (inputs.nginx, inputs.defaults, inputs.join, inputs.unjoinable, inputs.claims, inputs.own_ports)
+        if around != self._around:
+            self._forget()
+            self._around = around
+        if inputs.defaults != self._read_with:
+            self._parsed.clear()
+            self._read_with = inputs.defaults
         now, before = inputs.snapshot.containers, self._containers
         if now == before:
-            return None
+            return
+        self._has_asked = True
         changed = {each for each, container in now.items() if before.get(each) is not container and before.get(each) != container}
         changed |= before.keys() - now.keys()
         changed |= self._lent
@@ -169,6 +183,8 @@ class Planner:
         for each in changed:
             old = self._asked.pop(each, None)
             new = self._read(inputs, now[each]) if each in now else None
+            if new is None:
+                self._parsed.pop(each, None)
             for asked in filter(None, (old, new)):
                 hosts |= asked.hosts
                 services.add(asked.service)
@@ -178,7 +194,7 @@ class Planner:
             self._founders.pop(service, None)
             hosts |= {host for each in self._services.get(service, ()) for host in self._asked[each].hosts}
         self._containers = now
-        return hosts
+        self._asked_anew |= hosts
 
     def _index(self, each: str, old: _Asked | None, new: _Asked | None) -> None:
         if old:
@@ -209,7 +225,9 @@ class Planner:
     # ------------------------------------------------------------ what is decided
 
     def _read(self, inputs: Inputs, container: Container) -> _Asked:
-        parsed = labels.parse(container, inputs.defaults)
+        known = self._parsed.get(container.id)
+        parsed = known[1] if known and known[0] is container else labels.parse(container, inputs.defaults)
+        self._parsed[container.id] = (container, parsed)
         rejections = list(parsed.rejections) if container.state in PRESENT else []
         claims, probes, networks = [], [], set[str]()
         for route in parsed.spec.routes if parsed.spec else ():
@@ -351,6 +369,7 @@ def _claim(
         nginx_label=f"{inputs.defaults.prefix}.nginx",
     )
     if isinstance(reached, Reached) and reached.network in inputs.unjoinable:
+        networks.add(reached.network)  # to be tried again
         why = f"nginx cannot join {reached.network}: {inputs.unjoinable[reached.network]}"
         reached = Unreachable(why, f"set {inputs.defaults.prefix}.network to a network that nginx can join")
     match reached:
