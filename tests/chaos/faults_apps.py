@@ -56,7 +56,7 @@ def started_there(scene: Scene, app: App) -> None:
     until(started, 5, f"an address for {app.name}")
 
 
-@fault(nginx_lives=False, short=True)
+@fault(nginx_lives=False)
 def address_reused(scene: Scene) -> None:
     """A container ends, and another tenant's gets its address at once, three times, with kept connections."""
     for number in range(ROUNDS):
@@ -171,7 +171,7 @@ def reloads(scene: Scene) -> int:
     return len(scene.controller.records("live"))
 
 
-@fault(short=True)
+@fault()
 def crash_loop(scene: Scene) -> None:
     """A container ends at once, twenty times over and with a restart policy: nginx is not reloaded for each."""
     before = reloads(scene)

@@ -30,7 +30,7 @@ def before(scene: Scene) -> None:
         scene.controller.wait_for(scene.add(tenant).host)
 
 
-@fault(short=True)
+@fault()
 def engine_gone(scene: Scene) -> None:
     """Nothing answers at the socket for up to 4 s."""
     before(scene)

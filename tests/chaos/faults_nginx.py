@@ -48,7 +48,7 @@ def nginx_removed(scene: Scene) -> None:
     newcomer(scene)
 
 
-@fault(short=True)
+@fault()
 def nginx_paused(scene: Scene) -> None:
     """`docker pause` of nginx for up to 3 s while a container starts."""
     scene.rig.client.pause(scene.controller.nginx)
