@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from proxyctl import __version__
+from proxyctl import __version__, memory
 from proxyctl import config as configuration
 from proxyctl.config import Config, ConfigError
 from proxyctl.controller import Controller, Parts, Policy
@@ -234,9 +233,7 @@ class App:
         stop, hangup = asyncio.Event(), asyncio.Event()
         for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
             asyncio.get_running_loop().add_signal_handler(number, event.set)
-        # Thousands of containers are some hundred thousand objects that stay: at Python's own pace, looking through them again
-        # and again took a fifth of the time of a first plan, and five sixths of that of one container more.
-        gc.set_threshold(50_000, 20, 20)
+        memory.settle()
         controller = await self.build()
         front = self.front = self._build_front(controller)
         read = self._standing(controller)

@@ -13,6 +13,7 @@ import math
 import re
 import signal as signals
 import socket
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -399,13 +400,13 @@ def _listed(raw: Any) -> Container:
     return _container(
         id=raw["Id"],
         name=own.lstrip("/"),
-        image=raw.get("Image") or "",
+        image=sys.intern(raw.get("Image") or ""),
         created_unix=raw.get("Created") or 0,
         state=_word(raw.get("State"), ContainerState, "dead"),
         health=health,
         labels=raw.get("Labels") or {},
         endpoints=_endpoints((raw.get("NetworkSettings") or {}).get("Networks") or {}),
-        network_mode=(raw.get("HostConfig") or {}).get("NetworkMode") or "",
+        network_mode=sys.intern((raw.get("HostConfig") or {}).get("NetworkMode") or ""),
         exposed=sorted({_port(port["PrivatePort"]) for port in tcp}),
         published=[
             {"container_port": port["PrivatePort"], "host_ip": port.get("IP") or "", "host_port": _port(port["PublicPort"])}
@@ -451,13 +452,13 @@ def _inspected(raw: Any) -> Container:
     return _container(
         id=raw["Id"],
         name=(raw.get("Name") or "").lstrip("/"),
-        image=config.get("Image") or "",
+        image=sys.intern(config.get("Image") or ""),
         created_unix=_unix(raw.get("Created") or ""),
         state=_word(state.get("Status"), ContainerState, "dead"),
         health=_word(health, DockerHealth, "none"),
         labels=config.get("Labels") or {},
         endpoints=_endpoints(network.get("Networks") or {}),
-        network_mode=(raw.get("HostConfig") or {}).get("NetworkMode") or "",
+        network_mode=sys.intern((raw.get("HostConfig") or {}).get("NetworkMode") or ""),
         exposed=sorted(exposed),
         published=list(_published(network.get("Ports") or {})),
         has_healthcheck=has_healthcheck,
@@ -495,12 +496,12 @@ def _published(ports: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 def _endpoints(networks: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
-            "network": name,
-            "network_id": item.get("NetworkID") or "",
+            "network": sys.intern(name),
+            "network_id": sys.intern(item.get("NetworkID") or ""),
             "endpoint_id": item.get("EndpointID") or "",
             "ipv4": _address(item.get("IPAddress") or ""),
             "ipv6": _address(item.get("GlobalIPv6Address") or ""),
-            "gateway": _address(item.get("Gateway") or ""),
+            "gateway": sys.intern(_address(item.get("Gateway") or "")),
         }
         for name, item in sorted(networks.items())
         if item

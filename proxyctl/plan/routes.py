@@ -69,7 +69,7 @@ class _Asked:
     rejections: tuple[Rejection, ...] = ()
     claims: tuple[Claim, ...] = ()
     probes: tuple[Probe, ...] = ()
-    networks: frozenset[str] = frozenset()
+    networks: tuple[str, ...] = ()
 
     @property
     def hosts(self) -> frozenset[str]:
@@ -110,9 +110,9 @@ class Planner:
         """Hosts that containers which were read anew ask for, and that have not been decided since."""
         self._lent: frozenset[str] = frozenset()
         """Ids of containers that live in the network of another one: they change with that."""
-        self._askers: dict[str, set[str]] = {}
+        self._askers: dict[str, tuple[str, ...]] = {}
         """Host -> ids of the containers that ask for it."""
-        self._services: dict[str, set[str]] = {}
+        self._services: dict[str, tuple[str, ...]] = {}
         """Service -> ids of its containers."""
         self._founders: dict[str, Claim] = {}
         self._networks: Counter[str] = Counter()
@@ -201,7 +201,7 @@ class Planner:
             self._networks.subtract(old.networks)
             for index, keys in ((self._askers, old.hosts), (self._services, {old.service} - {""})):
                 for key in keys:
-                    index[key].discard(each)
+                    index[key] = tuple(other for other in index[key] if other != each)
                     if not index[key]:
                         del index[key]
         if new:
@@ -209,7 +209,7 @@ class Planner:
             self._networks.update(new.networks)
             for index, keys in ((self._askers, new.hosts), (self._services, {new.service} - {""})):
                 for key in keys:
-                    index.setdefault(key, set()).add(each)
+                    index[key] = (*index.get(key, ()), each)
 
     def _reowned(self, inputs: Inputs) -> set[str]:
         """Hosts whose owners are given otherwise than they were decided here."""
@@ -235,7 +235,7 @@ class Planner:
             claims.append(claim)
             if claim.target and claim.target != PENDING:
                 probes.append(_probe(claim, claim.target))
-        return _Asked(container, tuple(rejections), tuple(claims), tuple(probes), frozenset(networks))
+        return _Asked(container, tuple(rejections), tuple(claims), tuple(probes), tuple(networks))
 
     def _founder(self, service: str) -> Claim:
         if service not in self._founders:

@@ -7,8 +7,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proxyctl.observe import probes
 from proxyctl.observe.probes import Prober
@@ -226,7 +224,24 @@ async def test_so_many_checks_at_once_and_no_more(server: Server, monkeypatch: p
     await prober.close()
 
 
-@given(interval=st.floats(0.1, 3600), now=st.floats(0, 1e7))
-def test_settled_targets_are_asked_around_their_interval(interval: float, now: float) -> None:
-    pause = probes._until_next(interval, now)
-    assert interval * 0.9 - 1e-6 <= pause <= interval * 1.16
+async def test_settled_targets_are_asked_around_their_interval(server: Server, watching: Watching) -> None:
+    """Jittered by a tenth, and then on a grid of a twentieth."""
+    prober = watching.prober
+    prober.watch([make.probe(server.port, rise=1, interval=0.4)])
+    await watching.state("healthy")
+    before, began = server.connections, time.monotonic()
+    await asyncio.sleep(2.0)
+    asked = server.connections - before
+    assert 4 <= asked <= (time.monotonic() - began) / 0.36 + 1
+
+
+async def test_a_check_that_changes_its_kind_is_not_made_twice_as_often(server: Server, watching: Watching) -> None:
+    probe = make.probe(server.port, rise=1, interval=0.2)
+    other = replace(probe, check=replace(probe.check, type="http", path="/"))
+    for _ in range(10):
+        watching.prober.watch([other])
+        watching.prober.watch([probe])
+    await asyncio.sleep(0.1)
+    before = server.connections
+    await asyncio.sleep(1.0)
+    assert server.connections - before <= 7
