@@ -40,6 +40,8 @@ from proxyctl.state import StateStore
 
 log = structlog.get_logger()
 HUP = 1
+CONNECTS_WITHIN = 1.0
+"""Seconds that the engine's event stream has at the start."""
 
 
 def shipped_templates() -> Path:
@@ -241,7 +243,7 @@ class App:
         self._sinks += [*front.sinks, systemd]
         try:
             await front.start()
-            self.wakes.post(Wake(("start",), relist=True))
+            asyncio.get_running_loop().call_later(CONNECTS_WITHIN, self._start_anyway)
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(controller.run(), name="controller"),
@@ -258,6 +260,11 @@ class App:
                     task.cancel()
         finally:
             await self.close()
+
+    def _start_anyway(self) -> None:
+        """The first cycle comes with the event stream; without one, it tells why."""
+        if not self.events.connected:
+            self.wakes.post(Wake(("start",), relist=True))
 
     async def close(self) -> None:
         if self.front:
