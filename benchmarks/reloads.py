@@ -26,10 +26,11 @@ RELOADS, DOWNLOAD, CUT_AFTER = 100, 60, 120
 SHORT_RELOADS, SHORT_DOWNLOAD, SHORT_CUT_AFTER = 10, 10, 20
 """How many; seconds of the download; `worker_shutdown_timeout` of the second part, in seconds: more than its reloads take."""
 EVERY = 1.0
-"""Seconds from one change to the next in the first part; the events go on for as long as all of them."""
+"""Seconds from one change to the next in the first part, at least."""
 HOST, OTHER = "stays.example", "other.example"
 CLIENTS, PAUSE = 40, (1.0, 4.0)
-"""Clients that keep their connection and how long they are idle, in seconds: less than `keepalive_min_timeout`."""
+"""Clients that keep their connection, and how long they are idle, in seconds: less than `keepalive_min_timeout`. They do not look
+whether it was closed meanwhile."""
 WITHIN = 30.0
 LATE = 15.0
 """Seconds in which old workers are gone when nothing keeps them any more, or when their time is over."""
@@ -81,8 +82,9 @@ class Churn:
 
     def __init__(self, rig: Rig, controller: Controller) -> None:
         network = rig.network("sites")
-        rig.run_container({"host": HOST}, name="stays", network=network)
+        rig.run_container({"host": HOST}, name="stays", network=network, args=["--idle", "3600s"])
         self._controller = controller
+        self.address = Box(rig.client, controller.nginx, controller.nginx).address
         self._other: Box = rig.create_container({"host": OTHER}, name="other", network=network)
         self._runs = False
         controller.wait_for(HOST)
@@ -116,8 +118,8 @@ def _lasting(reloads: int, download: int) -> Lasting:
         controller = rig.controller()
         churn, memory, began = Churn(rig, controller), resident(controller.pid), time.monotonic()
         with NginxMemory(rig, controller) as nginx:
-            with Load(HOST, controller.port, new_per_second=0, keepalive_clients=CLIENTS, pause=PAUSE) as load:
-                ends = asyncio.run(_hold(churn, controller.port, reloads, download))
+            with Load(HOST, controller.port, new_per_second=0, keepalive_clients=CLIENTS, pause=PAUSE, look=False) as load:
+                ends = asyncio.run(_hold(churn, reloads, download))
             done, seconds = churn.reloads, time.monotonic() - began
             until(lambda: nginx.workers == nginx.before.workers, LATE, "the end of the old workers")
         return Lasting(
@@ -134,7 +136,7 @@ def _lasting(reloads: int, download: int) -> Lasting:
         )
 
 
-async def _hold(churn: Churn, port: int, reloads: int, download: int) -> list[tuple[Held, int]]:
+async def _hold(churn: Churn, reloads: int, download: int) -> list[tuple[Held, int]]:
     """Every lasting kind across the changes, with the reloads that each has seen."""
     over = asyncio.Event()
 
@@ -143,8 +145,8 @@ async def _hold(churn: Churn, port: int, reloads: int, download: int) -> list[tu
         return await work, churn.reloads - before
 
     async with session() as client, asyncio.TaskGroup() as group:
-        site = Site(client, port, HOST)
-        works = (site.websocket(over), site.events(reloads * EVERY), site.upload(over), site.download(download))
+        site = Site(client, churn.address, HOST)
+        works = (site.websocket(over), site.events(over), site.upload(over), site.download(download))
         tasks = [group.create_task(across(work)) for work in works]
         while churn.reloads < reloads:
             _, _ = await asyncio.gather(asyncio.to_thread(churn.change), asyncio.sleep(EVERY))
@@ -157,13 +159,13 @@ def _pinned(reloads: int, cut_after: int) -> Pinned:
         controller = rig.controller({"nginx": {"worker_shutdown_timeout": f"{cut_after}s"}})
         churn = Churn(rig, controller)
         with NginxMemory(rig, controller) as nginx:
-            return asyncio.run(_pin(churn, controller.port, nginx, reloads, cut_after))
+            return asyncio.run(_pin(churn, nginx, reloads, cut_after))
 
 
-async def _pin(churn: Churn, port: int, nginx: NginxMemory, reloads: int, cut_after: int) -> Pinned:
+async def _pin(churn: Churn, nginx: NginxMemory, reloads: int, cut_after: int) -> Pinned:
     sockets: list[tuple[float, aiohttp.ClientWebSocketResponse]] = []
     async with session() as client:
-        site, began = Site(client, port, HOST), time.monotonic()
+        site, began = Site(client, churn.address, HOST), time.monotonic()
         while churn.reloads < reloads:
             sockets.append((time.monotonic(), await site.connect()))
             await asyncio.to_thread(churn.change)

@@ -121,13 +121,16 @@ class Load:
         pause: tuple[float, float] = (0.03, 0.07),
         timeout: float = 10.0,
         own: str = "",
+        look: bool = True,
     ) -> None:
-        """`own`: how the names of the host's own backends begin."""
+        """`own`: how the names of the host's own backends begin. `look`: whether clients see that a kept connection was closed
+        before they write on it; those that do not look lose the request."""
         self._port = port
         self._rate = new_per_second
         self._clients = keepalive_clients
         self._pause = pause
         self._timeout = timeout
+        self._look = look
         self._every = round(1 / post_share) if post_share else 0
         head = f"{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: proxyctl-load\r\n"
         self._heads: Mapping[Method, bytes] = {
@@ -207,7 +210,7 @@ class Load:
         connection: socket.socket | None = None
         while not self._over():
             await asyncio.sleep(chance.uniform(*self._pause))
-            if connection and _closed(connection):
+            if connection and self._look and _closed(connection):
                 connection.close()
                 connection = None
                 self._tally.reconnects += 1
