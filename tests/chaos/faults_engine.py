@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.chaos.scene import RESYNC, WITHIN, Scene, fault
+from tests.rig import until
 
 
 def turmoil(scene: Scene, *, seconds: float = 1.0) -> None:
@@ -26,8 +28,10 @@ def turmoil(scene: Scene, *, seconds: float = 1.0) -> None:
 
 def before(scene: Scene) -> None:
     """Two that are served when the fault begins, for `turmoil`."""
-    for tenant in ("leaving", "replaced"):
-        scene.controller.wait_for(scene.add(tenant).host)
+    apps = [scene.create(tenant) for tenant in ("leaving", "replaced")]
+    with ThreadPoolExecutor(len(apps)) as pool:
+        list(pool.map(scene.start, apps))
+    until(lambda: not scene.wrong(), 10, "both of them served")
 
 
 @fault()
@@ -111,7 +115,7 @@ def engine_says_500_now_and_then(scene: Scene) -> None:
         scene.relay.lift()
 
 
-@fault(short=True)
+@fault()
 def engine_says_409(scene: Scene) -> None:
     """409 to what changes something, as an engine does that is busy with the container, for 2 s."""
     before(scene)
@@ -144,7 +148,7 @@ def events_dropped(scene: Scene) -> None:
     scene.relay.lift()
 
 
-@fault(short=True)
+@fault()
 def events_doubled(scene: Scene) -> None:
     """Every event arrives twice, at once or a second later."""
     before(scene)
