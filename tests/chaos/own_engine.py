@@ -110,6 +110,7 @@ def own_engine(*, live_restore: bool) -> Iterator[OwnEngine]:
         if before is not None:
             os.environ["DOCKER_HOST"] = before
         engine.end()
+        subprocess.run(["umount", directory / "data"], check=False, capture_output=True)  # dockerd leaves it mounted on itself
         shutil.rmtree(directory, ignore_errors=True)
 
 
