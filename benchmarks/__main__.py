@@ -31,7 +31,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 @click.argument("names", nargs=-1, type=click.Choice(list(BENCHMARKS)))
 @click.option("--short", is_flag=True, help="A quick pass: few rounds, figures that say little.")
 def main(names: tuple[str, ...], *, short: bool) -> None:
-    """Measures proxyctl on the Docker engine at DOCKER_HOST. All of them take about 25 minutes."""
+    """Measures proxyctl on the Docker engine at DOCKER_HOST. All of them take about 40 minutes."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     for name in names or BENCHMARKS:
         publish(BENCHMARKS[name](short=short), console, short=short)
