@@ -249,6 +249,7 @@ class App:
                     group.create_task(controller.run(), name="controller"),
                     group.create_task(self.events.run(), name="events"),
                     group.create_task(events.tick(self.wakes, self.config.discovery.resync), name="resync"),
+                    group.create_task(events.look(self.wakes, lambda: self.inventory.took), name="look"),
                     group.create_task(self._follow_files(controller, systemd), name="files"),
                     group.create_task(self._follow_published(controller), name="published files"),
                     group.create_task(self._follow_hangups(controller, systemd, hangup), name="hangups"),

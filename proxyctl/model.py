@@ -396,7 +396,8 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """Why a cycle runs. `relist`: read everything anew; `nginx`: look at its container again; `urgent`: skip the pacing."""
+    """Why a cycle runs. `relist`: read everything anew; `look`: list the containers, no more; `nginx`: look at its container
+    again; `urgent`: skip the pacing."""
 
     reasons: tuple[str, ...] = ()
     relist: bool = False
@@ -404,6 +405,7 @@ class Wake:
     urgent: bool = False
     at: float = 0.0
     """Monotonic time of the oldest event in it."""
+    look: bool = False
 
     def merge(self, other: Wake) -> Wake:
         reasons = (*self.reasons, *(r for r in other.reasons if r not in self.reasons))
@@ -412,6 +414,7 @@ class Wake:
             nginx=self.nginx or other.nginx,
             relist=self.relist or other.relist,
             urgent=self.urgent or other.urgent,
+            look=self.look or other.look,
             at=min(self.at, other.at) if self.at and other.at else self.at or other.at,
         )
 

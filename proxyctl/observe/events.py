@@ -15,6 +15,8 @@ from watchfiles import awatch
 
 from proxyctl.model import EngineEvent, EngineRefused, EngineUnavailable, Wake
 
+LOOK_EVERY, LOOK_SHARE = 4.0, 200.0
+"""Seconds between two lists, at least, and as a multiple of what one takes."""
 LOOK_AGAIN = 5.0
 """Seconds after which a folder that was not there is looked for again."""
 
@@ -108,6 +110,13 @@ async def tick(wakes: Wakes, seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
         wakes.post(Wake(("resync",), relist=True))
+
+
+async def look(wakes: Wakes, took: Callable[[], float]) -> None:
+    """Asks for a list of the containers as often as that costs little: an event can be lost. `took`: seconds of the latest."""
+    while True:
+        await asyncio.sleep(max(LOOK_EVERY, took() * LOOK_SHARE))
+        wakes.post(Wake(("look",), look=True))
 
 
 async def changes(folders: Iterable[Path], wanted: Callable[[Path], bool]) -> AsyncIterator[frozenset[Path]]:

@@ -41,6 +41,8 @@ class Inventory:
         self._clock = 0
         self._news: dict[str, int] = {}
         """Container id -> the clock at its latest event: what was asked before that is not believed any more."""
+        self.took = 0.0
+        """Seconds that the latest list took."""
         self._readings: set[asyncio.Task[None]] = set()
         self._addresses_matter = 0.0
         """Until when (monotonic) it matters who gets an address, labelled or not."""
@@ -135,8 +137,10 @@ class Inventory:
 
     async def refresh(self, wake: Wake, now: float) -> Snapshot:
         """What is known; read anew as a whole when the wake says so. Raises what the engine raises, and then knows no less."""
-        if wake.relist or not self._listed:
+        if wake.relist or wake.look or not self._listed:
+            began = time.monotonic()
             await self._relist()
+            self.took = time.monotonic() - began
         self._forget_survivors(now)
         modes = (container.network_mode for container in self._known.values())
         self._lenders = frozenset(mode.removeprefix("container:") for mode in modes if mode.startswith("container:"))

@@ -80,6 +80,22 @@ def test_everything_is_read_anew_every_so_often() -> None:
     assert clock.run(count()) == 3
 
 
+@pytest.mark.parametrize(("took", "looks"), [(0.001, 25), (0.1, 5), (10.0, 0)])
+def test_the_containers_are_listed_as_often_as_that_costs_little(took: float, looks: int) -> None:
+    async def count() -> int:
+        wakes, found = Wakes(), 0
+        looking = asyncio.create_task(events.look(wakes, lambda: took))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(101.0):
+                while True:
+                    wake = await wakes.next()
+                    found += wake.look and not wake.relist
+        looking.cancel()
+        return found
+
+    assert clock.run(count()) == looks
+
+
 # ---------------------------------------------------------------- the engine's stream
 
 EVENT = EngineEvent("start", "id-web", 0, 0.0)

@@ -344,6 +344,13 @@ async def test_an_answer_about_a_signal_that_comes_after_the_next_start_says_not
     assert (await watched.refresh()).stopping == frozenset()
 
 
+async def test_a_look_lists_the_containers_too() -> None:
+    here = await watch(WEB)
+    here.host.containers[STRANGER.id] = STRANGER
+    assert STRANGER.id in (await here.inventory.refresh(Wake(look=True), time.monotonic())).containers
+    assert here.host.calls == ["list"]
+
+
 # ---------------------------------------------------------------- addresses that change hands
 
 
