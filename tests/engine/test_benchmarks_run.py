@@ -55,7 +55,7 @@ def test_no_connection_is_lost_or_cut_by_reloads_and_old_workers_end(printed: st
     found = figures("reloads")
     assert found["across"] >= 5, printed
     assert (found["lost"], found["cut"], found["retired"], found["pinned_cut"]) == (0, 0, 0, 0), printed
-    assert found["pinned_old_workers"] >= 10, printed
+    assert found["pinned_old_workers"] >= found["pinned_open"] >= 5, printed
 
 
 def test_every_container_of_a_storm_answers_and_nothing_is_lost_beside_it(printed: str) -> None:
