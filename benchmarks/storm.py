@@ -7,6 +7,7 @@ cores that takes far longer than what proxyctl does, and it takes the cores, too
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +92,9 @@ def run(*, short: bool) -> Figures:
 
 
 def _room() -> int:
-    """How many containers the kernel's table of neighbours, one for all of the host, has room for."""
+    """How many containers the kernel's table of neighbours has room for: one for all network namespaces."""
+    if not NEIGHBOURS.exists():  # shown in the first network namespace only
+        return sys.maxsize
     return (int(NEIGHBOURS.read_text(encoding="ascii")) - NEIGHBOURS_OF_OTHERS) // NEIGHBOURS_EACH
 
 
