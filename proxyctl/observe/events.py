@@ -114,9 +114,12 @@ async def tick(wakes: Wakes, seconds: float) -> None:
 
 async def look(wakes: Wakes, took: Callable[[], float]) -> None:
     """Asks for a list of the containers as often as that costs little: an event can be lost. `took`: seconds of the latest."""
+    latest = time.monotonic()
     while True:
-        await asyncio.sleep(max(LOOK_EVERY, took() * LOOK_SHARE))
-        wakes.post(Wake(("look",), look=True))
+        await asyncio.sleep(LOOK_EVERY)
+        if time.monotonic() - latest >= took() * LOOK_SHARE:
+            latest = time.monotonic()
+            wakes.post(Wake(("look",), look=True))
 
 
 async def changes(folders: Iterable[Path], wanted: Callable[[Path], bool]) -> AsyncIterator[frozenset[Path]]:

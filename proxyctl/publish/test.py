@@ -13,7 +13,7 @@ import signal
 import time
 from dataclasses import dataclass
 
-from proxyctl.model import OWN_FILE, ConfigFile, EngineRefused, FileSet
+from proxyctl.model import ConfigFile, EngineRefused, FileSet
 from proxyctl.publish.draft import Draft
 from proxyctl.publish.nginx import Engine, NginxInstance
 
@@ -48,52 +48,51 @@ class Tester:
         self._files: set[str] = set()
         """Names of objects whose forms are all accepted: most objects of a draft are those of the one before."""
         self.parsing = 0.0
-        """Seconds that nginx took to test everything, at the latest such test."""
+        """Seconds of the longest test."""
 
     def untested(self, fileset: FileSet, nginx: NginxInstance) -> frozenset[str] | None:
-        """The objects that nginx, this image of it, has not accepted yet; None when it has to see everything."""
-        if nginx.image_id != self._binary or fileset.frame_form not in self._forms:
-            return None
-        unknown = frozenset(name for name, file in fileset.objects.items() if not self._knows(name, file))
-        if not unknown or fileset.separable:
-            return unknown and unknown | {name for name, file in fileset.objects.items() if _is_own(file)}
-        return None
+        """The objects to show to nginx, this image of it, before it has accepted all; None when it has to see all at once."""
+        if nginx.image_id != self._binary:
+            self._binary = nginx.image_id
+            self._forms, self._files = set(), set()
+        unknown = {name for name, file in fileset.objects.items() if not self._knows(name, file)}
+        if fileset.frame_form not in self._forms:
+            unknown.add(fileset.sample)
+        return frozenset(unknown) if not unknown or fileset.separable else None
 
     def _knows(self, name: str, file: ConfigFile) -> bool:
         if name not in self._files and all(not part.forms or self._forms.intersection(part.forms) for part in file.parts):
             self._files.add(name)
         return name in self._files
 
-    async def test(self, draft: Draft, nginx: NginxInstance) -> Tested:
-        """Raises Refused, or ValueError for a draft that does not show all that is untested."""
+    async def show(self, draft: Draft, nginx: NginxInstance) -> None:
+        """Lets nginx test what the draft shows of its file set. Raises Refused; EngineRefused when it could not be asked."""
         fileset = draft.fileset
-        untested = self.untested(fileset, nginx)
+        path = f"{nginx.view.conf_dir}/drafts/{fileset.digest}.conf"
+        began = time.monotonic()
+        status, said = await self._engine.execute(nginx.id, ["nginx", "-e", "stderr", "-t", "-q", "-c", path])
+        if status in CRASHED:
+            raise Refused(f"nginx crashes on it (exit status {status})")
+        if status != 0 and (status != 1 or "nginx:" not in said):
+            raise EngineRefused(500, f"nginx -t could not be run (exit status {status}): {_reason(said)}")
+        if status != 0:
+            raise Refused(_reason(said))
+        self.parsing = max(self.parsing, time.monotonic() - began)
+        if len(self._forms) > MOST_FORMS:
+            self._forms, self._files = set(), set()
+        shown = fileset.objects.keys() if draft.untested is None else draft.untested
+        self._forms.add(fileset.frame_form)
+        self._forms |= {part.forms[0] for name in shown for part in fileset.objects[name].parts if part.forms}
+
+    async def test(self, draft: Draft, nginx: NginxInstance) -> Tested:
+        """Shows it to nginx, unless all of its file set is accepted already. Raises what `show` raises, and ValueError when it
+        leaves out something that nginx has not accepted."""
+        untested = self.untested(draft.fileset, nginx)
+        if draft.untested is not None and (untested is None or not untested <= draft.untested):
+            raise ValueError("the draft leaves out what nginx has not accepted")
         if untested is None or untested:
-            if draft.untested is not None and (untested is None or not untested <= draft.untested):
-                raise ValueError("the draft leaves out what nginx has not accepted")
-            path = f"{nginx.view.conf_dir}/drafts/{fileset.digest}.conf"
-            began = time.monotonic()
-            status, said = await self._engine.execute(nginx.id, ["nginx", "-e", "stderr", "-t", "-q", "-c", path])
-            if draft.untested is None:
-                self.parsing = time.monotonic() - began
-            if status in CRASHED:
-                raise Refused(f"nginx crashes on it (exit status {status})")
-            if status != 0 and (status != 1 or "nginx:" not in said):
-                raise EngineRefused(500, f"nginx -t could not be run (exit status {status}): {_reason(said)}")
-            if status != 0:
-                raise Refused(_reason(said))
-            if nginx.image_id != self._binary or len(self._forms) > MOST_FORMS:
-                self._forms, self._files = set(), set()
-            self._binary = nginx.image_id
-            shown = fileset.objects.keys() if draft.untested is None else draft.untested
-            self._forms.add(fileset.frame_form)
-            self._forms |= {part.forms[0] for name in shown for part in fileset.objects[name].parts if part.forms}
+            await self.show(draft, nginx)
         return Tested(draft, _Seal())
-
-
-def _is_own(file: ConfigFile) -> bool:
-    """Whether it is hand-written: that may refer to anything, so it is in every draft."""
-    return file.parts[0].source.startswith(OWN_FILE)
 
 
 def _reason(said: str) -> str:

@@ -173,7 +173,8 @@ async def test_more_workers_than_configured_are_a_reload_under_way_and_not_adopt
 async def test_the_old_workers_that_still_live_are_told(engine: bench.Engine) -> None:
     engine.nginx.ending = [5, 6]
     adopted = await Reloader(engine, bench.TOKEN).adopt(OLD, bench.instance(engine), 2)
-    assert adopted and adopted.ending == {5, 6}
+    assert adopted
+    assert adopted.ending == {5, 6}
     live, _ = await reloaded(engine)
     assert live.ending >= {5, 6}
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from proxyctl.acceptance import Acceptance
 from proxyctl.model import EngineRefused, FileSet, RouteTable
+from proxyctl.plan.quarantine import Served
 from proxyctl.plan.vhosts import Renderer
 from proxyctl.publish import test as testing
 from proxyctl.publish.draft import Drafts
@@ -171,3 +173,19 @@ async def test_an_nginx_that_crashes_on_a_draft_has_refused_it(here: Bench, monk
     monkeypatch.setattr(here.engine, "execute", execute)
     with pytest.raises(testing.Refused, match="crashes"):
         await here.test(ONE)
+
+
+async def test_thousands_of_hosts_are_shown_in_parts_and_what_is_hand_written_with_each(here: Bench) -> None:
+    crowd = table(*((f"h{number}.example", location("/", routed())) for number in range(1500)))
+    fileset, nginx = (
+        make.render(crowd, here.view, operator_files={"own.conf": "server { listen 81; }\n"}),
+        bench.instance(here.engine, view=here.view),
+    )
+    seen = here.listen()
+    acceptance = Acceptance(here.drafts, here.tester, Served(RouteTable(), {}))
+    assert (await acceptance.test(fileset, nginx)).draft.fileset is fileset
+    assert len(seen) > 4
+    assert sum(text.count("server_name h") for text in seen) == 1500
+    assert all("listen 81" in text and "default_server" in text for text in seen)
+    await acceptance.test(fileset, nginx)
+    assert len(here.engine.did("test")) == len(seen)
