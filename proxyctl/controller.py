@@ -49,8 +49,8 @@ RETRY_AFTER = 3.0
 """The longest pause in seconds between two attempts after a failure: an attempt costs little, and what failed may be over."""
 LONG_PARSE, CROWD = 0.5, 0.01
 """Seconds; share of all hosts."""
-BURST, WINDOW = 20, 10.0
-"""Reloads at once, and the seconds in which there may be no more: old workers live on for a while after each."""
+BURST, RATE = 20, 2.0
+"""Reloads at once, and a second after that: old workers live on for a while after each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,8 @@ class Controller:
         self._kept: deque[FileSet] = deque(maxlen=KEEP_GENERATIONS)
         self._failures = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._reloads: deque[float] = deque(maxlen=BURST)
+        self._rested = 0.0
+        """When (monotonic) as many reloads as BURST may go out at once again."""
         self._snapshot = Snapshot({})
         self._unjoinable: Mapping[str, str] = {}
         self.nginx: NginxInstance | None = None
@@ -163,11 +164,9 @@ class Controller:
         await self._parts.prober.close()
 
     async def _pace(self, wake: Wake) -> None:
-        """Holds back while it storms, until the oldest of the last reloads is out of the window, or something urgent comes."""
-        if wake.urgent or len(self._reloads) < BURST:
-            return
-        pause = self._reloads[0] + WINDOW - time.monotonic()
-        if pause > 0:
+        """Holds back while it storms, until another reload may go out, or something urgent comes."""
+        pause = self._rested - time.monotonic() - (BURST - 1) / RATE
+        if pause > 0 and not wake.urgent:
             await self._parts.wakes.urgent_within(pause)
 
     async def look_at_files(self) -> None:
@@ -388,7 +387,8 @@ class Controller:
             course.event_to_live = time.monotonic() - course.wake.at
 
     async def _reload(self, course: _Course, published: Published, nginx: NginxInstance) -> None:
-        self._reloads.append(time.monotonic())
+        now = time.monotonic()
+        self._rested = min(max(self._rested, now) + 1 / RATE, now + BURST / RATE)
         with course.stage("prove"):
             self.live = self._unretired = await self._parts.reloader.reload(
                 published, nginx, self.live, self.policy.nginx.workers, self._parts.tester.parsing

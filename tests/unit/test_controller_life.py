@@ -190,7 +190,7 @@ async def test_a_place_that_warms_up_has_one_timer_however_many_events_come(rig:
 
 async def test_reloads_are_paced_while_it_storms_and_something_urgent_is_not(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controlling, "BURST", 2)
-    monkeypatch.setattr(controlling, "WINDOW", 3.0)
+    monkeypatch.setattr(controlling, "RATE", 1 / 3)
     rig.build()
     rig.runs = True
     running = asyncio.create_task(rig.controller.run())
@@ -214,6 +214,7 @@ async def test_reloads_are_paced_while_it_storms_and_something_urgent_is_not(rig
 
 async def test_what_is_urgent_is_in_the_very_next_cycle_when_it_ends_a_pause(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controlling, "BURST", 1)
+    monkeypatch.setattr(controlling, "RATE", 0.1)
     rig.build()
     await rig.live(WEB)
     running = asyncio.create_task(rig.controller.run())
