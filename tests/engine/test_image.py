@@ -96,7 +96,9 @@ def test_as_compose_yaml_starts_it_it_can_end_old_workers(
     rig.client.wait(box.id, timeout=30)
     said = json.loads(rig.client.logs(box.id, stderr=False))
     box.remove()
-    assert [c["standing"] for c in said["checks"] if c["what"] == "docker top"] == [standing], [c for c in said["checks"] if "top" in c["what"]]
+    assert [c["standing"] for c in said["checks"] if c["what"] == "docker top"] == [standing], [
+        c for c in said["checks"] if "top" in c["what"]
+    ]
 
 
 def test_nginx_is_given_the_same_volume_and_not_the_state(rig: Rig, image: InContainer) -> None:
