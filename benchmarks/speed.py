@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.figures import Figures, Value, median, milliseconds, share
 from tests.rig import LOOPBACK, Box, Controller, Rig, ask, endpoint, free_port, until
 
-ROUNDS, SHORT_ROUNDS = 20, 2
+ROUNDS, SHORT_ROUNDS = 20, 1
 BOOTS = (1.1, 1.9, 1.3, 1.7, 1.5)
 """Seconds from start to listening, spread over one of the seconds at whose ends Traefik checks."""
 GROUP = 5

@@ -114,11 +114,12 @@ async def tick(wakes: Wakes, seconds: float) -> None:
 
 async def look(wakes: Wakes, took: Callable[[], float]) -> None:
     """Asks for a list of the containers as often as that costs little: an event can be lost. `took`: seconds of the latest."""
-    latest = time.monotonic()
+    clock = asyncio.get_running_loop().time
+    latest = clock()
     while True:
         await asyncio.sleep(LOOK_EVERY)
-        if time.monotonic() - latest >= took() * LOOK_SHARE:
-            latest = time.monotonic()
+        if clock() - latest >= took() * LOOK_SHARE:
+            latest = clock()
             wakes.post(Wake(("look",), look=True))
 
 
