@@ -147,23 +147,23 @@ class Inventory:
         return Snapshot(dict(self._known), frozenset(self._stopping))
 
     async def _relist(self) -> None:
-        before = self._clock
+        before, unread = self._clock, []
         listed = {container.id: container for container in await self._engine.list_containers()}
         for container_id in listed.keys() | self._known.keys():
             if self._news.get(container_id, 0) > before:
                 continue
             if container_id in listed:
                 new = self._completed(listed[container_id])
-                if self._known.get(container_id) != new:  # else the same object stays, which costs nobody anything
+                if new.state != "running" and self._is_unread(new):
+                    unread.append(container_id)  # the list call shows the ports of running containers only
+                elif self._known.get(container_id) != new:  # else the same object stays, which costs nobody anything
                     self._known[container_id] = new
             else:
                 self._known.pop(container_id)
                 self._news.pop(container_id, None)
         self._inspected &= self._known.keys()
         self._listed = True
-        # The list call shows the ports of running containers only.
-        idle = [c.id for c in self._known.values() if c.state != "running" and self._is_unread(c)]
-        await asyncio.gather(*map(self._read, idle))
+        await asyncio.gather(*map(self._read, unread))
 
     def _completed(self, listed: Container) -> Container:
         """With what only inspect knows, where it was asked before: none of it changes."""

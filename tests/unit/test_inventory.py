@@ -379,3 +379,31 @@ async def test_while_an_address_may_be_reused_every_container_that_starts_is_rea
     await here.note("start", STRANGER)
     assert here.host.calls == [STRANGER.id]
     assert STRANGER.id in (await here.refresh()).containers
+
+
+async def test_a_list_in_the_middle_of_a_start_does_not_show_a_container_without_its_ports(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is listed as created, which hides its ports, and the event of its start overtakes the inspect that would tell them."""
+    here = await watch()
+
+    async def list_containers() -> list[Container]:
+        return [replace(WEB, state="created", exposed=(), endpoints=())]
+
+    first, second = asyncio.Event(), asyncio.Event()
+    gates = iter([first, second])
+
+    async def inspect(_: str) -> Container:
+        await next(gates).wait()
+        return WEB
+
+    monkeypatch.setattr(here.host, "list_containers", list_containers)
+    monkeypatch.setattr(here.host, "inspect", inspect)
+    looking = asyncio.create_task(here.inventory.refresh(Wake(look=True), time.monotonic()))
+    await asyncio.sleep(0.01)
+    await here.note("start", WEB)
+    first.set()
+    assert (await looking).containers.get(WEB.id, WEB).exposed == WEB.exposed
+    second.set()
+    await asyncio.sleep(0.01)
+    assert (await here.refresh()).containers == {WEB.id: WEB}
