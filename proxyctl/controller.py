@@ -32,7 +32,7 @@ from proxyctl.model import (
 from proxyctl.observe.events import Wakes
 from proxyctl.observe.inventory import Inventory
 from proxyctl.observe.probes import Prober
-from proxyctl.plan import changes, labels, routes
+from proxyctl.plan import changes, labels, planner, routes
 from proxyctl.plan.ownership import ClaimRule
 from proxyctl.plan.quarantine import Served
 from proxyctl.plan.vhosts import NginxSettings, Renderer
@@ -107,7 +107,7 @@ class Controller:
         self.policy = policy
         self._offered: Policy | None = None
         self._cycling = asyncio.Lock()
-        self._planner = routes.Planner()
+        self._planner = planner.Planner()
         good = Served(RouteTable(state.fallback_hosts), state.fallback_files)
         self._acceptance = Acceptance(parts.drafts, parts.tester, good)
         self._retirement = Retirement(state.generations, (target for target, _ in state.live_targets))

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 
 from proxyctl.model import Container, Endpoint, NginxView, Rejection, Snapshot
-from proxyctl.plan import labels, routes
+from proxyctl.plan import labels, planner, routes
 
 T = TypeVar("T")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::?([-+?])([^}]*))?\}|\$([A-Za-z_][A-Za-z0-9_]*)")
@@ -96,7 +96,7 @@ def _mapping(value: object, what: str, source: str) -> Mapping[str, Any]:
 
 def _plan(containers: Mapping[str, Container], defaults: labels.Defaults) -> tuple[Rejection, ...]:
     """The same decision as for living containers, so that services which take each other's hosts are found, too."""
-    return routes.plan(
+    return planner.plan(
         routes.Inputs(
             snapshot=Snapshot(containers),
             standing={},

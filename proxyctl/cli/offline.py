@@ -32,7 +32,7 @@ from proxyctl.model import (
     Target,
     VirtualHost,
 )
-from proxyctl.plan import routes
+from proxyctl.plan import planner, routes
 from proxyctl.publish.nginx import NginxContainer, NginxInstance, NginxMissing, bootstrap_view
 from proxyctl.serve.views import Targets
 from proxyctl.state import State
@@ -77,8 +77,8 @@ async def _draw(app: App, options: Options, note: Note) -> Drawn:
         published=frozenset(item.host + item.path for item in told.targets) if told else frozenset(),
         now_unix=time.time(),
     )
-    standing = _standing(routes.plan(inputs).probes, told)
-    plan = routes.plan(replace(inputs, standing=standing))
+    standing = _standing(planner.plan(inputs).probes, told)
+    plan = planner.plan(replace(inputs, standing=standing))
     return Drawn(plan, render(policy, plan.table, view))
 
 

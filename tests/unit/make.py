@@ -31,7 +31,7 @@ from proxyctl.model import (
     Target,
     VirtualHost,
 )
-from proxyctl.plan import labels, routes, vhosts
+from proxyctl.plan import labels, planner, routes, vhosts
 from proxyctl.plan.ownership import ClaimRule
 from proxyctl.plan.targets import ALIVE
 
@@ -147,7 +147,7 @@ def decide(
     own_ports: Iterable[int] = (),
 ) -> Plan:
     """`states`: by container name, healthy when it is not there, None for one that was never probed."""
-    return routes.plan(
+    return planner.plan(
         routes.Inputs(
             snapshot=snapshot(containers, stopping),
             standing=Standing(states or {}, since),

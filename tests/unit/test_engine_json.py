@@ -11,7 +11,7 @@ import pytest
 
 from proxyctl.model import Endpoint, EngineEvent, PublishedPort
 from proxyctl.observe import docker_host
-from proxyctl.observe.docker_host import _event, _inspected, _listed, _signal_number
+from proxyctl.observe.engine_json import _signal_number, read_event, read_inspected, read_listed
 
 ENDPOINT = {
     "NetworkID": "net-1",
@@ -60,7 +60,7 @@ INSPECTED: dict[str, Any] = {
 
 
 def test_list_and_inspect_say_the_same_of_the_same_container() -> None:
-    listed, inspected = _listed(LISTED), _inspected(INSPECTED)
+    listed, inspected = read_listed(LISTED), read_inspected(INSPECTED)
     for name in ("id", "name", "image", "created_unix", "state", "health", "labels", "endpoints", "network_mode", "exposed"):
         assert getattr(listed, name) == getattr(inspected, name), name
     assert listed.published == inspected.published == (PublishedPort(80, "0.0.0.0", 8080), PublishedPort(80, "::", 8080))
@@ -84,27 +84,29 @@ def test_list_and_inspect_say_the_same_of_the_same_container() -> None:
     ],
 )
 def test_health_in_the_list_is_told_in_words(status: str, health: str) -> None:
-    assert _listed(LISTED | {"Status": status}).health == health
+    assert read_listed(LISTED | {"Status": status}).health == health
 
 
 def test_a_healthcheck_that_is_switched_off_is_none() -> None:
     raw = copy.deepcopy(INSPECTED)
     raw["Config"]["Healthcheck"] = {"Test": ["NONE"]}
-    assert (_inspected(raw).has_healthcheck, _inspected(raw).health) == (False, "none")
+    assert (read_inspected(raw).has_healthcheck, read_inspected(raw).health) == (False, "none")
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(None, 10.0), (0, 0.0), (30, 30.0), (-1, 3600.0)])
 def test_how_long_a_container_is_given_to_stop(seconds: int | None, expected: float) -> None:
     raw = copy.deepcopy(INSPECTED)
     raw["Config"]["StopTimeout"] = seconds
-    assert _inspected(raw).stop_timeout == expected
+    assert read_inspected(raw).stop_timeout == expected
 
 
 @pytest.mark.parametrize("missing", [None, {}, []])
 def test_what_the_engine_leaves_out_is_empty(missing: Any) -> None:
-    bare = _inspected({"Id": "c1", "Config": missing or None, "State": {"Status": "created"}, "NetworkSettings": missing or None})
+    bare = read_inspected(
+        {"Id": "c1", "Config": missing or None, "State": {"Status": "created"}, "NetworkSettings": missing or None}
+    )
     assert (bare.labels, bare.endpoints, bare.exposed, bare.published, bare.stop_signal) == ({}, (), (), (), 15)
-    listed = _listed({"Id": "c1", "Labels": missing or None, "Ports": missing, "NetworkSettings": missing or None})
+    listed = read_listed({"Id": "c1", "Labels": missing or None, "Ports": missing, "NetworkSettings": missing or None})
     assert (listed.name, listed.labels, listed.exposed) == ("c1", {}, ())
 
 
@@ -156,7 +158,7 @@ ATTRIBUTES = {"proxyctl.host": "a.example", "name": "web", "image": "app:1"}
     ],
 )
 def test_an_event_is_about_one_container(raw: dict[str, Any], expected: EngineEvent | None) -> None:
-    assert _event(raw) == expected
+    assert read_event(raw) == expected
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,16 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from proxyctl.model import Container, ContainerState, DockerHealth, EngineEvent, EngineUnavailable
-from proxyctl.observe import docker_host
-from proxyctl.observe.docker_host import NOT_UNDERSTOOD, DockerHost, _event, _inspected, _lines, _listed, _understood
+from proxyctl.observe import engine_json
+from proxyctl.observe.docker_host import DockerHost
+from proxyctl.observe.engine_json import (
+    NOT_UNDERSTOOD,
+    json_lines,
+    read_event,
+    read_events,
+    read_inspected,
+    read_listed,
+)
 from tests.unit.test_engine_json import ATTRIBUTES, INSPECTED, LISTED
 
 EVENT: dict[str, Any] = {
@@ -79,10 +87,10 @@ def check(container: Container) -> None:
     assert abs(container.created_unix) < float("inf")
 
 
-@pytest.mark.parametrize("parse", [_listed, _inspected], ids=["list", "inspect"])
+@pytest.mark.parametrize("parse", [read_listed, read_inspected], ids=["list", "inspect"])
 @given(data=st.data())
 def test_a_container_is_understood_whole_or_not_at_all(parse: Any, data: st.DataObject) -> None:
-    raw = data.draw(bent(LISTED if parse is _listed else INSPECTED) | VALUES)
+    raw = data.draw(bent(LISTED if parse is read_listed else INSPECTED) | VALUES)
     with contextlib.suppress(*NOT_UNDERSTOOD):
         check(parse(raw))
 
@@ -90,7 +98,7 @@ def test_a_container_is_understood_whole_or_not_at_all(parse: Any, data: st.Data
 @given(bent(EVENT) | VALUES)
 def test_an_event_is_understood_or_passed_over(raw: Any) -> None:
     with contextlib.suppress(*NOT_UNDERSTOOD):
-        event = _event(raw)
+        event = read_event(raw)
         if event:
             assert msgspec.convert(dataclasses.asdict(event), EngineEvent) == event
             assert event.container_id
@@ -111,18 +119,18 @@ def test_events_that_are_not_understood_do_not_hide_the_next(lines: list[bytes],
     cuts = sorted(data.draw(st.sets(st.integers(0, len(sent)), max_size=5))) if data else [7]
     chunks = [sent[a:b] for a, b in itertools.pairwise([0, *cuts, len(sent)])]
     with capture_logs() as logs:
-        found = list(_understood(_lines(chunks)))
+        found = list(read_events(json_lines(chunks)))
     assert found[-1] == EngineEvent("kill", "c1", 15, 2.5, EVENT["Actor"]["Attributes"])
     assert len([line for line in logs if line["event"] == "event not understood"]) <= 1, "a storm of them is one line"
 
 
 def test_a_line_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker_host, "LONGEST_EVENT", 1000)
+    monkeypatch.setattr(engine_json, "LONGEST_EVENT", 1000)
     chunks = [*([b"x" * 600] * 100), b"\n", json.dumps(EVENT).encode(), b"\n"]
     with capture_logs():
-        lines = list(_lines(chunks))
+        lines = list(json_lines(chunks))
         assert max(map(len, lines)) < 2000
-        assert [event.container_id for event in _understood(lines)] == ["c1"]
+        assert [event.container_id for event in read_events(lines)] == ["c1"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +145,7 @@ def test_a_line_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )  # fmt: skip
 def test_what_one_container_lacks_is_its_own_matter(change: dict[str, Any], field: str, expected: Any) -> None:
-    found = getattr(_listed(LISTED | change), field)
+    found = getattr(read_listed(LISTED | change), field)
     assert expected == ((found[0].ipv4, found[0].gateway) if field == "endpoints" else found)
 
 
@@ -146,7 +154,7 @@ def test_a_published_port_that_is_none_is_not_believed(port: Any) -> None:
     raw = copy.deepcopy(INSPECTED)
     raw["NetworkSettings"]["Ports"]["80/tcp"][1]["HostPort"] = port
     with pytest.raises(NOT_UNDERSTOOD):
-        _inspected(raw)
+        read_inspected(raw)
 
 
 # ---------------------------------------------------------------- over a socket

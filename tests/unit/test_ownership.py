@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxyctl.model import Container, ContainerState, Owner, Plan, ProbeResult, Snapshot
-from proxyctl.plan import ownership, routes
+from proxyctl.plan import ownership, planner, routes
 from tests.unit import hostile, make
 from tests.unit.make import NOW, container, decide, places, refusals, serving
 
@@ -287,7 +287,7 @@ events = st.one_of(
 @given(happened=st.lists(events, max_size=12))
 def test_a_planner_that_remembers_decides_as_one_that_does_not(happened: list[tuple[Any, ...]]) -> None:
     """Whatever happens between two decisions. What both are given is the same; so must be what they say."""
-    planner = routes.Planner()
+    remembering = planner.Planner()
     here: dict[str, Container] = {}
     results: dict[str, ProbeResult] = {}
     owned: Mapping[str, Owner] = {}
@@ -334,6 +334,6 @@ def test_a_planner_that_remembers_decides_as_one_that_does_not(happened: list[tu
             published=published,
             now_unix=now,
         )
-        plan = planner.plan(inputs)
-        assert plan == routes.plan(inputs)
+        plan = remembering.plan(inputs)
+        assert plan == planner.plan(inputs)
         owned = plan.owners

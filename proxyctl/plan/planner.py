@@ -1,0 +1,297 @@
+"""Decides over and over, and remembers what it has worked out: a decision costs as much as has changed since the one before."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from proxyctl.model import (
+    Container,
+    Owner,
+    Plan,
+    Probe,
+    ProbeKey,
+    ProbeResult,
+    Rejection,
+    RouteTable,
+    ServiceSpec,
+    VirtualHost,
+)
+from proxyctl.plan import labels, ownership
+from proxyctl.plan.ownership import PRESENT, Claim
+from proxyctl.plan.routes import HOPEFUL, Inputs, claim_of, is_young, location_of, probe_of, vhost_of
+from proxyctl.plan.targets import PENDING
+
+
+def plan(inputs: Inputs) -> Plan:
+    """The whole decision of one cycle."""
+    return Planner().plan(inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What one container asks for."""
+
+    container: Container
+    rejections: tuple[Rejection, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    networks: tuple[str, ...] = ()
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        return frozenset(host for claim in self.claims for host in claim.route.hosts)
+
+    @property
+    def service(self) -> str:
+        return self.claims[0].spec.service if self.claims else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What was decided about one host."""
+
+    vhost: VirtualHost | None
+    ahead: VirtualHost | None
+    rejections: tuple[Rejection, ...]
+
+
+class Planner:
+    """The same inputs give the same plan as from a new one, which is what `plan` does."""
+
+    def __init__(self) -> None:
+        self._around: tuple[object, ...] = ()
+        self._read_with: labels.Defaults | None = None
+        self._parsed: dict[str, tuple[Container, labels.Parsed]] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._containers: Mapping[str, Container] = {}
+        self._standing: Mapping[ProbeKey, ProbeResult] = {}
+        self._stopping: frozenset[str] = frozenset()
+        self._asked: dict[str, _Asked] = {}
+        self._has_asked = False
+        self._asked_anew: set[str] = set()
+        """Hosts that containers which were read anew ask for, and that have not been decided since."""
+        self._lent: frozenset[str] = frozenset()
+        """Ids of containers that live in the network of another one: they change with that."""
+        self._askers: dict[str, tuple[str, ...]] = {}
+        """Host -> ids of the containers that ask for it."""
+        self._services: dict[str, tuple[str, ...]] = {}
+        """Service -> ids of its containers."""
+        self._founders: dict[str, Claim] = {}
+        self._networks: Counter[str] = Counter()
+        self._hosts: dict[str, _Host] = {}
+        self._restless: dict[str, float] = {}
+        """Hosts that time alone can change -> when the next grace of theirs ends (unix)."""
+        self._coming: set[str] = set()
+        """Hosts that will be otherwise when what is being created runs."""
+        self._holding: set[str] = set()
+        """Hosts with a place that waits for its first target."""
+        self._rejecting: set[str] = set()
+        self._owners: dict[str, dict[str, Owner]] = {}
+        """By host, as they were decided: the host's own and those of its places."""
+        self._owners_flat: Mapping[str, Owner] = {}
+        self._plan: Plan | None = None
+
+    def networks(self, inputs: Inputs) -> frozenset[str]:
+        """Names of the networks that nginx must be in to reach its targets: what has to be known before anything is decided."""
+        self._ask(inputs)
+        return frozenset(+self._networks)
+
+    def plan(self, inputs: Inputs) -> Plan:
+        """One decision. Inputs are compared with those before by identity first: what is the same object costs nothing."""
+        self._ask(inputs)
+        hosts, asked = self._asked_anew, self._has_asked
+        self._asked_anew, self._has_asked = set(), False
+        hosts |= self._moved(inputs)
+        hosts |= self._reowned(inputs)
+        hosts |= self._restless.keys()
+        before = {host: self._owners.get(host) for host in hosts}
+        for host in hosts:
+            self._decide(host, inputs)
+        if self._plan is None or hosts or asked:
+            self._plan = self._sum_up(hosts, before, asked=asked or self._plan is None)
+        return self._plan
+
+    # ------------------------------------------------------------ what has changed
+
+    def _moved(self, inputs: Inputs) -> set[str]:
+        """Hosts whose targets have another standing."""
+        ids = set(inputs.snapshot.stopping ^ self._stopping)
+        before, now = self._standing, inputs.standing
+        if now != before:
+            ids |= {key[0].container_id for key, result in now.items() if before.get(key) is not result}
+            ids |= {key[0].container_id for key in before.keys() - now.keys()}
+            self._standing = dict(now)
+        self._stopping = inputs.snapshot.stopping
+        return {host for each in ids if each in self._asked for host in self._asked[each].hosts}
+
+    def _ask(self, inputs: Inputs) -> None:
+        """Reads the labels of containers that are new or have changed, and notes the hosts that this concerns."""
+        around = (inputs.nginx, inputs.defaults, inputs.join, inputs.unjoinable, inputs.claims, inputs.own_ports)
+        if around != self._around:
+            self._forget()
+            self._around = around
+        if inputs.defaults != self._read_with:
+            self._parsed.clear()
+            self._read_with = inputs.defaults
+        now, before = inputs.snapshot.containers, self._containers
+        if now == before:
+            return
+        self._has_asked = True
+        changed = {each for each, container in now.items() if before.get(each) is not container and before.get(each) != container}
+        changed |= before.keys() - now.keys()
+        changed |= self._lent
+        hosts: set[str] = set()
+        services: set[str] = set()
+        for each in changed:
+            old = self._asked.pop(each, None)
+            new = self._read(inputs, now[each]) if each in now else None
+            if new is None:
+                self._parsed.pop(each, None)
+            for asked in filter(None, (old, new)):
+                hosts |= asked.hosts
+                services.add(asked.service)
+            self._index(each, old, new)
+        self._lent = frozenset(each for each in self._lent | changed if each in now and _is_lent(now[each]))
+        for service in services - {""}:
+            self._founders.pop(service, None)
+            hosts |= {host for each in self._services.get(service, ()) for host in self._asked[each].hosts}
+        self._containers = now
+        self._asked_anew |= hosts
+
+    def _index(self, each: str, old: _Asked | None, new: _Asked | None) -> None:
+        if old:
+            self._networks.subtract(old.networks)
+            for index, keys in ((self._askers, old.hosts), (self._services, {old.service} - {""})):
+                for key in keys:
+                    index[key] = tuple(other for other in index[key] if other != each)
+                    if not index[key]:
+                        del index[key]
+        if new:
+            self._asked[each] = new
+            self._networks.update(new.networks)
+            for index, keys in ((self._askers, new.hosts), (self._services, {new.service} - {""})):
+                for key in keys:
+                    index[key] = (*index.get(key, ()), each)
+
+    def _reowned(self, inputs: Inputs) -> set[str]:
+        """Hosts whose owners are given otherwise than they were decided here."""
+        if inputs.owners is self._owners_flat:
+            return set()
+        given: dict[str, dict[str, Owner]] = {}
+        for written, owner in inputs.owners.items():
+            given.setdefault(written.partition("/")[0], {})[written] = owner
+        hosts = {host for host in given.keys() | self._owners.keys() if given.get(host) != self._owners.get(host)}
+        self._owners, self._owners_flat = given, inputs.owners
+        return hosts
+
+    # ------------------------------------------------------------ what is decided
+
+    def _read(self, inputs: Inputs, container: Container) -> _Asked:
+        known = self._parsed.get(container.id)
+        parsed = known[1] if known and known[0] is container else labels.parse(container, inputs.defaults)
+        self._parsed[container.id] = (container, parsed)
+        rejections = list(parsed.rejections) if container.state in PRESENT else []
+        claims, probes, networks = [], [], set[str]()
+        for route in parsed.spec.routes if parsed.spec else ():
+            claim = claim_of(inputs, container, cast("ServiceSpec", parsed.spec), route, rejections, networks)
+            claims.append(claim)
+            if claim.target and claim.target != PENDING:
+                probes.append(probe_of(claim, claim.target))
+        return _Asked(container, tuple(rejections), tuple(claims), tuple(probes), tuple(networks))
+
+    def _founder(self, service: str) -> Claim:
+        if service not in self._founders:
+            claims = (claim for each in self._services[service] for claim in self._asked[each].claims)
+            self._founders[service] = min(claims, key=ownership.seniority)
+        return self._founders[service]
+
+    def _decide(self, host: str, inputs: Inputs) -> None:
+        """Everything about one host."""
+        askers = sorted((self._asked[each] for each in self._askers.get(host, ())), key=_age)
+        places: dict[str, list[Claim]] = {}
+        for asked in askers:
+            for claim in asked.claims:
+                if host in claim.route.hosts:
+                    places.setdefault(claim.route.path, []).append(claim)
+        court = ownership.Court(inputs.claims, inputs.defaults.prefix, inputs.now_unix, self._founder)
+        owners, owned = court.settle(host, places, self._owners.get(host, {}))
+        if owners:
+            self._owners[host] = owners
+        else:
+            self._owners.pop(host, None)
+        self._restless.pop(host, None)
+        for index in (self._coming, self._holding, self._rejecting):
+            index.discard(host)
+        if not owned and not court.rejections:
+            self._hosts.pop(host, None)
+            return
+        standing, stopping = inputs.standing, inputs.snapshot.stopping
+        locations = {path: location_of(standing, stopping, path, group) for path, group in sorted(owned.items())}
+        young = {path for path in owned if not locations[path].serving and any(is_young(inputs, c) for c in owned[path])}
+        held = {path for path in young if host + path not in inputs.published}
+        coming = bool(held) or any(claim.target == PENDING for group in owned.values() for claim in group)
+        vhost = vhost_of(host, [location for path, location in locations.items() if path not in held])
+        ahead = vhost
+        if coming:
+            ahead = vhost_of(host, [location_of(HOPEFUL, stopping, path, group) for path, group in sorted(owned.items())])
+        before = self._hosts.get(host)
+        self._hosts[host] = _Host(
+            vhost=before.vhost if before and before.vhost == vhost else vhost,
+            ahead=before.ahead if before and before.ahead == ahead else ahead,
+            rejections=tuple(court.rejections),
+        )
+        if young or any(owner.lost_unix for owner in owners.values()):
+            self._restless[host] = min(
+                (ownership.grace_end(owner, inputs.now_unix) for owner in owners.values() if owner.lost_unix), default=math.inf
+            )
+        if coming:
+            self._coming.add(host)
+        if any(claim.target != PENDING and is_young(inputs, claim) for path in held for claim in owned[path]):
+            self._holding.add(host)
+        if court.rejections:
+            self._rejecting.add(host)
+
+    def _sum_up(self, hosts: set[str], before: Mapping[str, dict[str, Owner] | None], *, asked: bool) -> Plan:
+        decided = [self._hosts[host] for host in sorted(self._hosts)]
+        vhosts = tuple([each.vhost for each in decided if each.vhost])
+        table = self._plan.table if self._plan and self._plan.table.vhosts == vhosts else RouteTable(vhosts)
+        ahead = RouteTable(tuple([each.ahead for each in decided if each.ahead])) if self._coming else table
+        told: dict[tuple[str, str], Rejection] = {}  # once for a route, whatever the number of its hosts
+        for host in sorted(self._rejecting):
+            for rejection in self._hosts[host].rejections:
+                told.setdefault((rejection.container_id, rejection.route), rejection)
+        askers = sorted((each for each in self._asked.values() if each.rejections), key=_age)
+        probes = self._plan.probes if self._plan else ()
+        if asked:
+            probes = tuple([probe for each in sorted(self._asked.values(), key=_age) for probe in each.probes])
+        if hosts:
+            owners = dict(self._owners_flat)
+            for host in hosts:
+                for written in before[host] or ():
+                    owners.pop(written, None)
+                owners |= self._owners.get(host, {})
+            self._owners_flat = owners
+        return Plan(
+            table=table,
+            ahead=ahead,
+            rejections=(*(rejection for each in askers for rejection in each.rejections), *told.values()),
+            probes=probes,
+            networks=frozenset(+self._networks),
+            owners=self._owners_flat,
+            holding=len(self._holding),
+            until_unix=min(self._restless.values(), default=math.inf),
+        )
+
+
+def _age(asked: _Asked) -> tuple[float, str]:
+    return (asked.container.created_unix, asked.container.id)
+
+
+def _is_lent(container: Container) -> bool:
+    return container.network_mode.startswith("container:")
