@@ -16,7 +16,8 @@ import structlog
 from proxyctl import __version__, memory
 from proxyctl import config as configuration
 from proxyctl.config import Config, ConfigError
-from proxyctl.controller import Controller, Parts, Policy
+from proxyctl.controller import Controller
+from proxyctl.cycle import Parts, Policy
 from proxyctl.model import CycleReport, EngineEvent, NginxWorker, Probe, ProbeResult, RouteTable, Wake
 from proxyctl.observe import events
 from proxyctl.observe.docker_host import DockerHost

@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from proxyctl.app import App, build_policy, label_defaults
 from proxyctl.cli.client import Refused, TimedOut, Unreachable, connect
 from proxyctl.cli.options import UNREACHABLE, USAGE, Options, Stop
-from proxyctl.controller import Policy
+from proxyctl.cycle import Policy
 from proxyctl.model import (
     EngineUnavailable,
     FileSet,

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from proxyctl.controller import Controller, Parts, Policy
+from proxyctl.controller import Controller
+from proxyctl.cycle import Parts, Policy
 from proxyctl.model import Container, CycleReport, Wake
 from proxyctl.observe.events import Wakes
 from proxyctl.observe.inventory import Inventory

@@ -227,7 +227,7 @@ async def test_a_full_disk_leaves_what_is_live(rig: Rig) -> None:
 
 async def test_what_is_wrong_with_a_template_at_run_time_is_a_report_and_not_the_end(rig: Rig) -> None:
     await rig.live(WEB)
-    rig.controller.policy = policy(make.templates(upstream="{{ 1 / 0 }}"))
+    rig.controller._publication.policy = policy(make.templates(upstream="{{ 1 / 0 }}"))
     report = await rig.cycle(RELIST, API)
     assert report.result == "failed"
     assert "division by zero" in report.error

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from proxyctl import controller as controlling
+from proxyctl import publication
 from proxyctl.model import EngineEvent, EngineUnavailable, Wake
 from proxyctl.state import State
 from tests.unit import bench, make
@@ -189,8 +190,8 @@ async def test_a_place_that_warms_up_has_one_timer_however_many_events_come(rig:
 
 
 async def test_reloads_are_paced_while_it_storms_and_something_urgent_is_not(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controlling, "BURST", 2)
-    monkeypatch.setattr(controlling, "RATE", 1 / 3)
+    monkeypatch.setattr(publication, "BURST", 2)
+    monkeypatch.setattr(publication, "RATE", 1 / 3)
     rig.build()
     rig.runs = True
     running = asyncio.create_task(rig.controller.run())
@@ -213,8 +214,8 @@ async def test_reloads_are_paced_while_it_storms_and_something_urgent_is_not(rig
 
 
 async def test_what_is_urgent_is_in_the_very_next_cycle_when_it_ends_a_pause(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controlling, "BURST", 1)
-    monkeypatch.setattr(controlling, "RATE", 0.1)
+    monkeypatch.setattr(publication, "BURST", 1)
+    monkeypatch.setattr(publication, "RATE", 0.1)
     rig.build()
     await rig.live(WEB)
     running = asyncio.create_task(rig.controller.run())
@@ -230,7 +231,7 @@ async def test_what_is_urgent_is_in_the_very_next_cycle_when_it_ends_a_pause(rig
 
 
 async def test_files_that_no_generation_needs_are_collected(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controlling, "KEEP_GENERATIONS", 2)
+    monkeypatch.setattr(publication, "KEEP_GENERATIONS", 2)
     rig.build()
     for number in range(6):
         await rig.live(site("web", address=f"10.0.0.{number + 1}"))

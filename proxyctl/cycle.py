@@ -1,0 +1,70 @@
+"""What a cycle works with: the configuration that decides, the parts that act, and the course of the cycle itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from proxyctl.model import CycleResult, Wake
+from proxyctl.observe.events import Wakes
+from proxyctl.observe.inventory import Inventory
+from proxyctl.observe.probes import Prober
+from proxyctl.plan import labels
+from proxyctl.plan.ownership import ClaimRule
+from proxyctl.plan.vhosts import NginxSettings, Renderer
+from proxyctl.publish.draft import Drafts
+from proxyctl.publish.nginx import NginxContainer
+from proxyctl.publish.promote import Reference
+from proxyctl.publish.reload import Reloader
+from proxyctl.publish.test import Tester
+from proxyctl.state import StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What configuration decides; replaced as a whole when the files change."""
+
+    defaults: labels.Defaults
+    join: bool
+    nginx: NginxSettings
+    renderer: Renderer
+    operator_files: Mapping[str, str]
+    claims: tuple[ClaimRule, ...] = ()
+    own_ports: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True)
+class Parts:
+    inventory: Inventory
+    prober: Prober
+    container: NginxContainer
+    drafts: Drafts
+    tester: Tester
+    reference: Reference
+    reloader: Reloader
+    store: StateStore
+    wakes: Wakes
+
+
+@dataclass(slots=True)
+class Course:
+    """What one cycle has come to so far."""
+
+    number: int
+    wake: Wake
+    stages: dict[str, float] = field(default_factory=dict)
+    result: CycleResult = "unchanged"
+    error: str = ""
+    changes: tuple[str, ...] = ()
+    event_to_live: float | None = None
+    retired: tuple[str, ...] = ()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - began

@@ -1,0 +1,155 @@
+"""What is wanted -> live: the part of it that nginx accepts, tested, promoted, reloaded and proved; else the last good, put back.
+
+Compares with what was proved live, never with what is on disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from proxyctl.acceptance import Acceptance
+from proxyctl.cycle import Course, Parts, Policy
+from proxyctl.model import FileSet, Plan, RouteTable, Snapshot, Wake
+from proxyctl.plan import changes
+from proxyctl.plan.quarantine import Served
+from proxyctl.publish.nginx import NginxInstance
+from proxyctl.publish.promote import Published
+from proxyctl.publish.reload import Live, NotProved
+from proxyctl.publish.test import Tested
+from proxyctl.retirement import Retirement
+from proxyctl.state import State
+
+KEEP_GENERATIONS = 5
+BURST, RATE = 20, 2.0
+"""Reloads at once, and a second after that: old workers live on for a while after each."""
+
+
+class Publication:
+    """`state`: what the process before this one had come to."""
+
+    def __init__(self, parts: Parts, policy: Policy, state: State) -> None:
+        self._parts = parts
+        self.policy = policy
+        good = Served(RouteTable(state.fallback_hosts), state.fallback_files)
+        self.acceptance = Acceptance(parts.drafts, parts.tester, good)
+        self.retirement = Retirement(state.generations, (target for target, _ in state.live_targets))
+        self._kept: deque[FileSet] = deque(maxlen=KEEP_GENERATIONS)
+        self._rested = 0.0
+        """When (monotonic) as many reloads as BURST may go out at once again."""
+        self.live: Live | None = None
+        self._last_digest = state.live_digest
+        self._unretired: Live | None = None
+        """A new proof whose old workers are not accounted for yet."""
+        self.table = RouteTable()
+        """The one that is live."""
+        self.places = state.places
+        """Hosts with paths that are live: `a.example/git`."""
+
+    @property
+    def pause(self) -> float:
+        """Seconds until another reload may go out; negative when it may."""
+        return self._rested - time.monotonic() - (BURST - 1) / RATE
+
+    async def is_touched(self) -> bool:
+        """Whether somebody else has changed what nginx runs, or would run after its next start."""
+        if not self.live or not self._kept:
+            return False
+        return self._parts.reference.current() != self.live.digest or bool(await self._parts.drafts.damaged(self._kept[-1]))
+
+    def render(self, course: Course, served: Served, nginx: NginxInstance) -> FileSet:
+        with course.stage("render"):
+            return self.policy.renderer.render(served.table, nginx.view, self.policy.nginx, served.files)
+
+    async def _is_live(self, fileset: FileSet, nginx: NginxInstance, wake: Wake) -> bool:
+        """Whether nginx is known to run `fileset`; asks it when it is another nginx, or when everything is read anew."""
+        if self.live and self.live.is_in(nginx) and self.live.digest == fileset.digest and not wake.relist:
+            return True
+        if self._parts.reference.current() != fileset.digest:
+            return False
+        adopted = await self._parts.reloader.adopt(fileset.digest, nginx, self.policy.nginx.workers)
+        if adopted:
+            self.live = self._unretired = adopted
+        return adopted is not None
+
+    async def bring_live(self, course: Course, plan: Plan, snapshot: Snapshot, nginx: NginxInstance) -> FileSet:
+        """Publishes what is wanted, less what nginx refuses of it, unless that is live already."""
+        files = self.policy.operator_files
+        wanted, coming = Served(plan.table, files), Served(plan.ahead, files)
+        served = self.acceptance.reduce(wanted, coming)
+        fileset = self.render(course, served, nginx)
+        course.changes = changes.between(self.table, served.table)
+        if not await self._is_live(fileset, nginx, course.wake):
+            with course.stage("test"):
+                tested = await self.acceptance.accept(wanted, fileset, lambda part: self.render(course, part, nginx), nginx)
+            fileset, served = tested.draft.fileset, self.acceptance.reduce(wanted, coming)
+            course.changes = changes.between(self.table, served.table)
+            if not await self._is_live(fileset, nginx, course.wake):
+                await self._publish(course, tested, wanted, nginx)
+        if self.table is not served.table:
+            self.table = served.table
+            self.places = frozenset([vhost.host + loc.path for vhost in served.table.vhosts for loc in vhost.locations])
+        self.acceptance.is_live(served, fileset)
+        self._last_digest = fileset.digest
+        await self._retire(course, snapshot, nginx)
+        if not self._kept or self._kept[-1].digest != fileset.digest:
+            self._kept.append(fileset)
+        if course.wake.relist:
+            await self._parts.drafts.mend(fileset)
+            await self._parts.drafts.collect(self._kept)
+        return fileset
+
+    async def test_ahead(self, course: Course, coming: Served, nginx: NginxInstance) -> bool:
+        """Whether there was anything that nginx had not accepted before. Raises Refused."""
+        fileset = self.render(course, self.acceptance.reduce(coming, coming), nginx)
+        if self.acceptance.knows(fileset, nginx):
+            return False
+        with course.stage("test"):
+            await self.acceptance.accept(coming, fileset, lambda part: self.render(course, part, nginx), nginx)
+        return True
+
+    async def _retire(self, course: Course, snapshot: Snapshot, nginx: NginxInstance) -> None:
+        if self._unretired:
+            self.retirement.proved(self._unretired, self.table)
+            self._unretired = None
+        course.retired = await self.retirement.end(snapshot, self.table, lambda: self._parts.reloader.living(nginx))
+        self._parts.inventory.watch_addresses(always=self.retirement.watchful)
+
+    async def _publish(self, course: Course, tested: Tested, wanted: Served, nginx: NginxInstance) -> None:
+        with course.stage("promote"):
+            published = await self._parts.reference.promote(tested, self._last_digest)
+        try:
+            await self._reload(course, published, nginx)
+        except NotProved as error:
+            await self._judge(error, published, wanted, tested.draft.fileset)
+            await self._put_back(course, published, nginx, error)
+        course.result = "live"
+        if course.wake.at:
+            course.event_to_live = time.monotonic() - course.wake.at
+
+    async def _reload(self, course: Course, published: Published, nginx: NginxInstance) -> None:
+        now = time.monotonic()
+        self._rested = min(max(self._rested, now) + 1 / RATE, now + BURST / RATE)
+        with course.stage("prove"):
+            self.live = self._unretired = await self._parts.reloader.reload(
+                published, nginx, self.live, self.policy.nginx.workers, self._parts.tester.parsing
+            )
+
+    async def _judge(self, error: NotProved, published: Published, wanted: Served, fileset: FileSet) -> None:
+        """Blames nobody for what nginx says about files that somebody else has changed meanwhile; mends them instead."""
+        foreign = self._parts.reference.current() != published.digest
+        mended = [name for each in (fileset, *self._kept) for name in await self._parts.drafts.mend(each)]
+        if error.refused and not foreign and not mended:
+            self.acceptance.blame(error.reason, wanted, fileset)
+
+    async def _put_back(self, course: Course, published: Published, nginx: NginxInstance, why: NotProved) -> None:
+        """The last good configuration again, proved. Raises NotProved in any case: the wanted one is not live."""
+        if not published.previous or published.previous == published.digest:
+            raise why
+        back = await self._parts.reference.restore(published)
+        try:
+            await self._reload(course, back, nginx)
+        except NotProved as error:
+            self.live = None
+            raise NotProved(f"{why.reason}; and the last good configuration could not be proved: {error.reason}") from error
+        raise NotProved(f"{why.reason}; the last good configuration is back")
