@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from proxyctl.model import OWN_FILE, FileSet, Refusal, Rejection, RouteTable
+from proxyctl.fileset import OWN_FILE, FileSet, Refusal
+from proxyctl.model import Rejection, RouteTable
 from proxyctl.plan import quarantine
 from proxyctl.plan.quarantine import Served, Suspects
 from proxyctl.publish.draft import Drafts

@@ -18,7 +18,8 @@ from proxyctl import config as configuration
 from proxyctl.config import Config, ConfigError
 from proxyctl.controller import Controller
 from proxyctl.cycle import Parts, Policy
-from proxyctl.model import CycleReport, EngineEvent, NginxWorker, Probe, ProbeResult, RouteTable, Wake
+from proxyctl.fileset import NginxWorker
+from proxyctl.model import CycleReport, EngineEvent, Probe, ProbeResult, RouteTable, Wake
 from proxyctl.observe import events
 from proxyctl.observe.docker_host import DockerHost
 from proxyctl.observe.inventory import Inventory

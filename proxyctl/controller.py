@@ -16,7 +16,8 @@ from jinja2 import TemplateError
 
 from proxyctl import steady
 from proxyctl.cycle import Course, Parts, Policy
-from proxyctl.model import CycleReport, EngineRefused, EngineUnavailable, FileSet, Plan, RouteTable, Snapshot, Wake
+from proxyctl.fileset import FileSet
+from proxyctl.model import CycleReport, EngineRefused, EngineUnavailable, Plan, RouteTable, Snapshot, Wake
 from proxyctl.plan import planner, routes
 from proxyctl.plan.quarantine import Served
 from proxyctl.publication import Publication

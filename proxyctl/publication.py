@@ -10,7 +10,8 @@ from collections import deque
 
 from proxyctl.acceptance import Acceptance
 from proxyctl.cycle import Course, Parts, Policy
-from proxyctl.model import FileSet, Plan, RouteTable, Snapshot, Wake
+from proxyctl.fileset import FileSet
+from proxyctl.model import Plan, RouteTable, Snapshot, Wake
 from proxyctl.plan import changes
 from proxyctl.plan.quarantine import Served
 from proxyctl.publish.nginx import NginxInstance

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 
-from proxyctl.model import Generation, RouteTable, Snapshot, Target
+from proxyctl.fileset import Generation
+from proxyctl.model import RouteTable, Snapshot, Target
 from proxyctl.plan import generations
 from proxyctl.publish import workers
 from proxyctl.publish.reload import Live

@@ -19,7 +19,8 @@ from typing import IO
 import msgspec
 
 from proxyctl.files import sync_directory, write_whole
-from proxyctl.model import Generation, Owner, ProbeKey, VirtualHost
+from proxyctl.fileset import Generation
+from proxyctl.model import Owner, ProbeKey, VirtualHost
 
 SCHEMA = 1
 

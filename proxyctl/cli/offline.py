@@ -17,9 +17,9 @@ from proxyctl.app import App, build_policy, label_defaults
 from proxyctl.cli.client import Refused, TimedOut, Unreachable, connect
 from proxyctl.cli.options import UNREACHABLE, USAGE, Options, Stop
 from proxyctl.cycle import Policy
+from proxyctl.fileset import FileSet
 from proxyctl.model import (
     EngineUnavailable,
-    FileSet,
     Location,
     NginxView,
     Plan,

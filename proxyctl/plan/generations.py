@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from proxyctl.model import Freed, Generation, RouteTable, Snapshot, Target
+from proxyctl.fileset import Freed, Generation
+from proxyctl.model import RouteTable, Snapshot, Target
 
 
 def serving(table: RouteTable) -> dict[Target, str]:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from proxyctl.model import OWN_FILE, FileSet, Location, Refusal, Rejection, RouteTable, VirtualHost
+from proxyctl.fileset import OWN_FILE, FileSet, Refusal
+from proxyctl.model import Location, Rejection, RouteTable, VirtualHost
 
 OBJECT = re.compile(r"/objects/([0-9a-f]{32}\.conf)(?::([0-9]{1,9}))?", re.ASCII)
 QUOTED = re.compile(r'"([^"]{3,})"')

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 
-from proxyctl.model import OWN_FILE, ConfigFile, ConfigPart, FileSet, Location, NginxView, RouteTable, VirtualHost
+from proxyctl.fileset import OWN_FILE, ConfigFile, ConfigPart, FileSet
+from proxyctl.model import Location, NginxView, RouteTable, VirtualHost
 
 TEMPLATES = ("nginx.conf.j2", "manifest.conf.j2", "server.conf.j2", "upstream.conf.j2", "headers.j2")
 """What an operator can override one by one."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxyctl.files import sync_directory, write_whole
-from proxyctl.model import ConfigFile, FileSet
+from proxyctl.fileset import ConfigFile, FileSet
 
 FOLDERS = ("objects", "manifests", "mains", "drafts")
 WRITERS = 16

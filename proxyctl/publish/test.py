@@ -13,7 +13,8 @@ import signal
 import time
 from dataclasses import dataclass
 
-from proxyctl.model import ConfigFile, EngineRefused, FileSet
+from proxyctl.fileset import ConfigFile, FileSet
+from proxyctl.model import EngineRefused
 from proxyctl.publish.draft import Draft
 from proxyctl.publish.nginx import Engine, NginxInstance
 

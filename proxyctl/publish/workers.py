@@ -7,7 +7,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from proxyctl.model import NginxWorker
+from proxyctl.fileset import NginxWorker
 from proxyctl.publish.nginx import Engine, NginxInstance
 
 TITLE = "nginx: worker process"

@@ -10,7 +10,8 @@ import msgspec
 import structlog
 
 from proxyctl.config import Config
-from proxyctl.model import CycleReport, EngineRefused, EngineUnavailable, NginxWorker
+from proxyctl.fileset import NginxWorker
+from proxyctl.model import CycleReport, EngineRefused, EngineUnavailable
 from proxyctl.serve import listeners
 from proxyctl.serve.api import Api, Sources
 from proxyctl.serve.feed import Feed

@@ -15,7 +15,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from proxyctl.model import CycleReport, CycleResult, NginxWorker, RejectionReason, TargetState
+from proxyctl.fileset import NginxWorker
+from proxyctl.model import CycleReport, CycleResult, RejectionReason, TargetState
 from proxyctl.serve import views
 from proxyctl.serve.standing import Standing
 

@@ -15,7 +15,8 @@ from typing import Any
 import aiohttp
 
 from proxyctl.config import Api, Config, State
-from proxyctl.model import Container, CycleReport, CycleResult, NginxWorker, Plan, Rejection, RouteTable, Snapshot
+from proxyctl.fileset import NginxWorker
+from proxyctl.model import Container, CycleReport, CycleResult, Plan, Rejection, RouteTable, Snapshot
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.publish.reload import Live
 from proxyctl.serve import standing

@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from proxyctl.fileset import FileSet
 from proxyctl.model import (
     Container,
     ContainerState,
     DockerHealth,
     Endpoint,
-    FileSet,
     HealthCheck,
     HealthType,
     Location,

@@ -9,7 +9,8 @@ from typing import Any
 
 import crossplane  # type: ignore[import-untyped]
 
-from proxyctl.model import FileSet, NginxView
+from proxyctl.fileset import FileSet
+from proxyctl.model import NginxView
 from proxyctl.publish.draft import FOLDERS, listing
 from tests.unit import make
 

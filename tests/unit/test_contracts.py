@@ -17,7 +17,7 @@ from proxyctl.publish.nginx import NginxInstance
 from proxyctl.publish.promote import Published, Reference
 from proxyctl.publish.reload import Live, Reloader
 from proxyctl.publish.test import Tested, Tester
-from proxyctl.model import FileSet
+from proxyctl.fileset import FileSet
 
 async def steps(
     fileset: FileSet, drafts: Drafts, tester: Tester, reference: Reference, reloader: Reloader, nginx: NginxInstance

@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from proxyctl import controller as controlling
 from proxyctl import publication
 from proxyctl.model import EngineEvent, EngineUnavailable, Wake
 from proxyctl.state import State

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxyctl.model import FileSet
+from proxyctl.fileset import FileSet
 from proxyctl.publish.draft import FOLDERS, Drafts, listing
 from tests.unit import crash, make
 

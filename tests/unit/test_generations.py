@@ -7,18 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxyctl.model import (
-    Container,
-    ContainerState,
-    Freed,
-    Generation,
-    Location,
-    RoutedTarget,
-    RouteTable,
-    Snapshot,
-    Target,
-    VirtualHost,
-)
+from proxyctl.fileset import Freed, Generation
+from proxyctl.model import Container, ContainerState, Location, RoutedTarget, RouteTable, Snapshot, Target, VirtualHost
 from proxyctl.plan.generations import advance, endangered
 from tests.unit import make
 

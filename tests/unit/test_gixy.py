@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from proxyctl.model import FileSet, RouteTable, Scheme
+from proxyctl.fileset import FileSet
+from proxyctl.model import RouteTable, Scheme
 from proxyctl.plan.vhosts import Renderer
 from tests.unit import make, nginx_tree
 from tests.unit.make import location, routed, table

@@ -13,7 +13,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from proxyctl.model import CycleResult, NginxWorker, RejectionReason, TargetState
+from proxyctl.fileset import NginxWorker
+from proxyctl.model import CycleResult, RejectionReason, TargetState
 from proxyctl.serve import history as remembered
 from proxyctl.serve.history import History
 from proxyctl.serve.metrics import METRICS, MOST_ACTIONS, MOST_SERVICES, OTHER

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxyctl.model import FileSet
+from proxyctl.fileset import FileSet
 from proxyctl.publish import test as testing
 from proxyctl.publish.draft import Drafts
 from proxyctl.publish.promote import Published, Reference

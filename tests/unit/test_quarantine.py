@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from proxyctl.model import ConfigFile, ConfigPart, FileSet, Location, Refusal, RouteTable, VirtualHost
+from proxyctl.fileset import ConfigFile, ConfigPart, FileSet, Refusal
+from proxyctl.model import Location, RouteTable, VirtualHost
 from proxyctl.plan import quarantine
 from proxyctl.plan.quarantine import Served, Suspects
 from tests.unit.make import container, decide, serving

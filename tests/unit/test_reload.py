@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxyctl.model import EngineRefused, NginxWorker
+from proxyctl.fileset import NginxWorker
+from proxyctl.model import EngineRefused
 from proxyctl.publish import reload
 from proxyctl.publish.promote import Published
 from proxyctl.publish.reload import Live, NotProved, Reloader

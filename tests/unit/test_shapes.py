@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 
-from proxyctl.model import FileSet, RouteTable, Scheme
+from proxyctl.fileset import FileSet
+from proxyctl.model import RouteTable, Scheme
 from proxyctl.plan.vhosts import Renderer
 from tests.unit import make
 from tests.unit.make import location, routed, site, table

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from proxyctl.acceptance import Acceptance
-from proxyctl.model import EngineRefused, FileSet, RouteTable
+from proxyctl.fileset import FileSet
+from proxyctl.model import EngineRefused, RouteTable
 from proxyctl.plan.quarantine import Served
 from proxyctl.plan.vhosts import Renderer
 from proxyctl.publish import test as testing

@@ -1,0 +1,99 @@
+"""What nginx is given, what it refuses of it, and which of its workers know what: types that cross borders, as in `model`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from proxyctl.model import Target
+
+OWN_FILE = "file "
+"""Sources are `file own.conf` for hand-written vhosts and the plain host name for a rendered one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigPart:
+    """What is written for one host, or one hand-written file."""
+
+    source: str
+    """The host, or `file own.conf`."""
+    text: str
+    forms: tuple[str, ...]
+    """Digests of what nginx must have accepted, one of them: target addresses, ports and weights do not change them. The first is
+    its own; a place without targets is known from the form with targets too."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """Parts that are written as one file, since thousands of files cost more than they are worth."""
+
+    parts: tuple[ConfigPart, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts)
+
+    def source_at(self, line: int) -> str:
+        """Which part has this line, counted from 1."""
+        for part in self.parts:
+            line -= part.text.count("\n")
+            if line <= 0:
+                return part.source
+        return self.parts[-1].source
+
+
+@dataclass(frozen=True, slots=True)
+class FileSet:
+    """Rendered configuration. Names of objects are digests of their content; `digest` names the whole."""
+
+    digest: str
+    main: str
+    """nginx.conf: settings and one include of the manifest, as published."""
+    draft_main: str
+    """The same with the draft's own list included: `nginx -t` must see it before this boot has published anything."""
+    manifest: str
+    frame: str
+    """The manifest without objects."""
+    frame_form: str
+    """Digest of everything but the objects."""
+    objects: Mapping[str, ConfigFile]
+    sample: str
+    """The object that drafts hold in addition: the form of a place without targets."""
+    objects_dir: str
+    """As nginx sees it."""
+    separable: bool
+    """Objects cannot harm each other, so that nginx may be asked about some of them: the templates are the shipped ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What nginx does not take. `essence`: what it was about; when that changes, it is tried again."""
+
+    source: str
+    essence: object
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NginxWorker:
+    pid: int
+    shutting_down: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """A target that is not served any more, and the service that it was of; empty when that is not known."""
+
+    target: Target
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Old workers that began with the same configuration, and what they know that the current one does not."""
+
+    run: str
+    """Of nginx: another one has other workers."""
+    workers: frozenset[int]
+    """Pids on the host."""
+    freed: frozenset[Freed]
