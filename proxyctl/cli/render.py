@@ -13,7 +13,7 @@ import click
 from proxyctl.cli.options import DONE, NEGATIVE, USAGE, Command, Options, Stop
 
 if TYPE_CHECKING:
-    from proxyctl.model import FileSet
+    from proxyctl.fileset import FileSet
 
 _NAMED = re.compile(r"^\s*(?:server_name ([^;\s]+)|upstream ([^\s{]+))", re.MULTILINE)
 _BLOCK = re.compile(r"^(?=server |upstream )", re.MULTILINE)
