@@ -34,6 +34,9 @@ NOT_UNDERSTOOD = (
 LONGEST_EVENT = 4 << 20
 """Bytes. An event has all labels of its container."""
 
+UPTIME = re.compile(rb'(?<="Status":")[^"(]*')
+"""How long a container has been in its state, in words: nothing that matters."""
+
 log = structlog.get_logger()
 
 

@@ -19,7 +19,7 @@ from proxyctl.publish.promote import Published
 from proxyctl.publish.workers import workers as list_workers
 
 ASK_EVERY = 0.004
-ASK_SHARE = 0.02
+ASK_SHARE = 0.03
 """Seconds between two questions, at least, and as a share of the time that the proof has taken so far."""
 SETTLE = 2.0
 """Seconds in which more workers than configured mean that one from before, started after it was last looked, still serves."""
@@ -63,6 +63,8 @@ class Reloader:
         self._token = token
         self._address: tuple[str, int] | None = None
         self.signals = 0
+        self._took = 0.0
+        """Seconds from the last signal that was heard to the first answer: no sooner than half of it is there one again."""
 
     async def reload(
         self, published: Published, nginx: NginxInstance, before: Live | None, workers: int, parsing: float = 0.0
@@ -77,9 +79,11 @@ class Reloader:
         await self._signal(nginx)
         patience = PATIENCE * parsing
         again = began + max(SIGNAL_AGAIN, patience)
+        await asyncio.sleep(self._took / 2)
         log_at = began + max(LOG_AFTER, parsing)
         while time.monotonic() - began < GIVE_UP + patience:
             if await self.digest(nginx) == published.digest:
+                self._took = time.monotonic() - began
                 return await self._retired(published, nginx, old, began, workers)
             if time.monotonic() > log_at:
                 await self._check_log(nginx, began_unix)

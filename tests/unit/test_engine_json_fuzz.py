@@ -165,7 +165,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 @contextlib.contextmanager
-def engine(path: Path, body: bytes) -> Iterator[DockerHost]:
+def engine(path: Path, body: bytes | bytearray) -> Iterator[DockerHost]:
     """An engine that says its version and answers everything else with `body`."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -173,7 +173,7 @@ def engine(path: Path, body: bytes) -> Iterator[DockerHost]:
 
         def do_GET(self) -> None:
             version = self.path.endswith("/version")
-            sent = b'{"ApiVersion": "1.41", "Version": "20.10"}' if version else body
+            sent = b'{"ApiVersion": "1.41", "Version": "20.10"}' if version else bytes(body)
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             if "/events" in self.path:  # the SDK reads line by line only what comes in chunks
@@ -284,3 +284,23 @@ async def _followed(directory: Path, body: bytes) -> tuple[list[str | None], str
             except EngineUnavailable as ended:
                 return found, str(ended)
     pytest.fail("the end was not told")
+
+
+async def test_a_list_reads_anew_what_the_engine_describes_otherwise_and_nothing_else(tmp_path: Path) -> None:
+    def said(status: str, state: str = "running") -> bytes:
+        ours = LISTED | {"Status": status, "State": state}
+        return msgspec.json.encode([ours, LISTED | {"Id": "c2", "Status": "Up 2 days"}])
+
+    body = bytearray(said("Up 3 seconds (health: starting)"))
+    with engine(tmp_path / "engine.sock", body) as host:
+        first = await host.list_containers()
+        body[:] = said("Up 4 seconds (health: starting)")
+        assert all(new is old for new, old in zip(await host.list_containers(), first, strict=True))
+        for status, state, health in (
+            ("Up 5 seconds (healthy)", "running", "healthy"),
+            ("Exited (1) 1 second ago", "exited", "none"),
+        ):
+            body[:] = said(status, state)
+            changed, same = await host.list_containers()
+            assert (changed.state, changed.health) == (state, health)
+            assert same is first[1]
