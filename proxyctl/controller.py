@@ -28,6 +28,8 @@ from proxyctl.state import State
 
 RETRY_AFTER = 3.0
 """The longest pause in seconds between two attempts after a failure: an attempt costs little, and what failed may be over."""
+GRACES_END = 10.0
+"""Seconds: graces that end close together end in one reload."""
 LONG_PARSE, CROWD = 0.5, 0.01
 """Seconds; share of all hosts."""
 
@@ -198,7 +200,8 @@ class Controller:
         if plan.holding:
             self._later(1.0, "warming up")
         if plan.until_unix < math.inf:
-            self._later(max(0.0, plan.until_unix - steady.now()) + 0.01, "the end of a grace")
+            ends = math.ceil(plan.until_unix / GRACES_END) * GRACES_END
+            self._later(max(0.0, ends - steady.now()) + 0.01, "the end of a grace")
 
     def _waits(self, plan: Plan) -> bool:
         """Whether nginx had better go on with what it has, for a moment: without a state that tells what was healthy, a first

@@ -12,11 +12,12 @@ from typing import Literal
 
 from proxyctl.app import App
 from proxyctl.cli.client import Refused, TimedOut, Unreachable, connect
-from proxyctl.config import Config
+from proxyctl.config import Config, ConfigError
 from proxyctl.model import EngineRefused, EngineUnavailable
 from proxyctl.publish import workers
 from proxyctl.publish.nginx import NginxContainer, NginxInstance, NginxMissing
 from proxyctl.serve import listeners
+from proxyctl.serve.guard import Tokens
 
 LOW_SPACE, NO_SPACE = 200 << 20, 10 << 20
 """Free bytes: worth a warning; nothing can be published soon."""
@@ -42,7 +43,7 @@ async def examine(config: Config, config_file: Path, api_socket: Path) -> list[F
         findings = [engine]
         if engine.standing != "fail":
             findings += [finding async for finding in _nginx(app)]
-        findings += _directories(config)
+        findings += [*_directories(config), *_tokens(config)]
         findings.append(running)
         findings += _ports(config, controller_runs=reached)
     finally:
@@ -136,6 +137,16 @@ def _directories(config: Config) -> Iterator[Finding]:
     for key, path in (("state.dir", config.state_dir), ("nginx.dir", config.nginx_dir), ("nginx.logs", config.logs_dir)):
         yield _directory(key, path)
     yield _runtime(config)
+
+
+def _tokens(config: Config) -> Iterator[Finding]:
+    if config.api.token_file:
+        try:
+            Tokens(Path(config.api.token_file))
+        except ConfigError as error:
+            yield Finding("fail", "api.token_file", str(error))
+        else:
+            yield Finding("ok", "api.token_file", config.api.token_file)
 
 
 def _existing(path: Path) -> Path:

@@ -580,6 +580,20 @@ def test_doctor_without_an_engine_fails_and_says_what_to_do(tmp_path: Path) -> N
     assert checks["controller"]["standing"] == "warn"
 
 
+def test_doctor_looks_at_the_token_file_as_the_controller_will(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    file = Desk(tmp_path).config_file(**NO_ENGINE, api={"token_file": str(tokens)})
+
+    def finding() -> Any:
+        (found,) = (c for c in ran("--config", file, "doctor", "--json").json["checks"] if c["what"] == "api.token_file")
+        return found
+
+    assert (finding()["standing"], "is not there" in finding()["found"]) == ("fail", True)
+    tokens.write_text(f"sha256:{'0' * 64}\n")
+    tokens.chmod(0o640)
+    assert finding()["standing"] == "ok"
+
+
 def test_the_filesystem_of_a_path_is_the_innermost_mount_s(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(
