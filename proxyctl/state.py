@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -42,6 +42,10 @@ class State:
     fallback_hosts: tuple[VirtualHost, ...] = ()
     """What is served of hosts that are in quarantine, and below of hand-written files: their last good form."""
     fallback_files: Mapping[str, str] = field(default_factory=dict)
+
+
+PORTABLE = ("owners",)
+"""Fields that mean the same on another host; the others are about this one's containers and nginx."""
 
 
 class _File(msgspec.Struct):
@@ -107,6 +111,19 @@ class StateStore:
         write_whole(self._path, _encode(state))
         sync_directory(self._path.parent)
         self._whole = True
+
+
+def exported(state: State) -> str:
+    """What another host can take over, in the form of a state file."""
+    owners = {place: replace(owner, lost_unix=0.0) for place, owner in state.owners.items()}
+    return _encode(State("", **{name: getattr(state, name) for name in PORTABLE} | {"owners": owners}))
+
+
+def imported(raw: bytes, here: State) -> State:
+    """This host's state with what `exported` wrote on another one. Raises ValueError or msgspec.MsgspecError, which say why it is
+    not taken."""
+    there = _decode(raw)
+    return replace(here, **{name: getattr(there, name) for name in PORTABLE})
 
 
 def _encode(state: State) -> str:

@@ -26,6 +26,8 @@ COMMANDS = {
     "history": "history:history",
     "events": "history:events",
     "doctor": "doctor:doctor",
+    "export": "transfer:export",
+    "import": "transfer:import_",
     "version": "version:version",
     "completion": "version:completion",
     "healthcheck": "healthcheck:healthcheck",

@@ -18,7 +18,8 @@ import pytest
 from proxyctl import __version__, cli
 from proxyctl.cli import checkup, client, compose
 from proxyctl.cli.output import clean
-from proxyctl.state import StateStore
+from proxyctl.model import Owner
+from proxyctl.state import State, StateStore
 from tests.unit import desk as desks
 from tests.unit import make
 from tests.unit.desk import Desk
@@ -501,6 +502,41 @@ def test_check_names_the_template_that_is_wrong(shell: Shell, tmp_path: Path, te
     ran = shell("--config", Desk(tmp_path).config_file(**NO_ENGINE), "check")
     assert (ran.status, ran.out) == (2, "")
     assert "server.conf.j2" in ran.err or "nothing_of_that_name" in ran.err
+
+
+# ---------------------------------------------------------------- export and import
+
+
+def test_what_one_host_exports_another_one_imports(tmp_path: Path) -> None:
+    one, other = (Desk(tmp_path / name) for name in ("one", "other"))
+    for desk in (one, other):
+        desk.directory.mkdir()
+    files = [desk.config_file(state={"dir": str(desk.directory / "state")}) for desk in (one, other)]
+    nothing = ran("--config", files[0], "export")
+    assert (nothing.status, "there is no state in" in nothing.err) == (1, True)
+    (one.directory / "state").mkdir()
+    StateStore(one.directory / "state").save(State("a" * 32, {"a.example": Owner("web"), "a.example/": Owner("web")}))
+    written = str(tmp_path / "host.json")
+    assert ran("--config", files[0], "export", written).status == 0
+    done = ran("--config", files[1], "import", written)
+    assert (done.status, done.out) == (0, "1 hosts with their owners; they hold from the controller's next start\n")
+    taken = StateStore(other.directory / "state").load()
+    assert (taken.owners["a.example"], taken.token == "a" * 32) == (Owner("web"), False)
+
+
+def test_import_does_not_meddle_with_a_controller_that_runs(tmp_path: Path) -> None:
+    file = Desk(tmp_path).config_file(state={"dir": str(tmp_path / "state")})
+    store = StateStore(tmp_path / "state")
+    store.acquire()
+    store.save(State("a" * 32, {"a.example": Owner("web")}))
+    written = tmp_path / "host.json"
+    written.write_text(ran("--config", file, "export").out)
+    done = ran("--config", file, "import", str(written))
+    store.release()
+    assert (done.status, "stop that controller first" in done.err) == (1, True)
+    written.write_text("{}")
+    assert ran("--config", file, "import", str(written)).status == 2
+    assert store.load().owners == {"a.example": Owner("web")}
 
 
 # ---------------------------------------------------------------- run and doctor, without an engine

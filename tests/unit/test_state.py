@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from proxyctl.model import Owner, Target
-from proxyctl.state import HeldByAnother, State, StateStore
+from proxyctl.state import PORTABLE, HeldByAnother, State, StateStore, exported, imported
 from tests.unit import crash
 
 TARGET = Target("id-web", "endpoint", "10.0.0.5", 80)
@@ -151,3 +153,29 @@ def test_a_lock_of_a_controller_that_ended_holds_nobody_up(tmp_path: Path) -> No
     assert (tmp_path / "lock").read_text().startswith(f"pid {os.getpid()} on ")
     assert len((tmp_path / "lock").read_text().splitlines()) == 1
     store.release()
+
+
+def test_another_host_takes_over_who_owns_what_and_nothing_of_this_one() -> None:
+    here = replace(State("b" * 32), owners={"c.example": Owner("other")}, joined=frozenset({"back"}))
+    taken = imported(exported(replace(NEW, joined=frozenset({"front"}))).encode(), here)
+    owners = {"a.example/": Owner("web", "project"), "b.example/git": Owner("git")}
+    assert taken == replace(here, owners=owners), "a grace that has begun elsewhere begins anew"
+
+
+def test_every_field_of_the_state_is_of_this_host_or_portable() -> None:
+    """A new field must be put into one of the two."""
+    of_this_host = {"token", "live_digest", "live_targets", "places", "joined", "generations", "fallback_hosts", "fallback_files"}
+    assert {field.name for field in fields(State)} == of_this_host | set(PORTABLE)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda text: text.replace('"schema":1', '"schema":2'), "schema 2, this release reads 1"),
+        (lambda text: text.replace("project", "projects"), "its checksum is wrong"),
+        (lambda text: text[: len(text) // 2], "truncated"),
+    ],
+)
+def test_a_file_of_another_schema_or_a_changed_one_is_not_taken(change: Callable[[str], str], why: str) -> None:
+    with pytest.raises((ValueError, msgspec.MsgspecError), match=why):
+        imported(change(exported(NEW)).encode(), OLD)
