@@ -116,6 +116,10 @@ class Acceptance:
             self._retries[source] = (time.monotonic() + pause, min(pause * 2, RETRY_LAST))
         return Suspects(guilty, suspects.certain)
 
+    def refused(self, source: str) -> str:
+        """Why it is in quarantine; empty when it is not."""
+        return self._refusals[source].reason if source in self._refusals else ""
+
     def knows(self, fileset: FileSet, nginx: NginxInstance) -> bool:
         """Whether nginx has accepted everything in it."""
         return self._tester.untested(fileset, nginx) == frozenset()

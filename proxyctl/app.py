@@ -39,6 +39,7 @@ from proxyctl.serve.history import History
 from proxyctl.serve.log import CycleLog
 from proxyctl.serve.notify import Notifier, Systemd
 from proxyctl.state import StateStore
+from proxyctl.versions import Settings
 
 log = structlog.get_logger()
 HUP = 1
@@ -115,6 +116,13 @@ def label_defaults(config: Config) -> labels.Defaults:
         timeout=config.health.timeout,
         rise=config.health.rise,
         fall=config.health.fall,
+        rollout=Settings(
+            config.rollout.strategy,
+            float(config.rollout.bake),
+            float(config.rollout.deadline),
+            config.rollout.retire,
+            drain=float(config.rollout.drain),
+        ),
     )
 
 
@@ -190,6 +198,7 @@ class App:
             reloader=Reloader(self.engine, state.token),
             store=self.store,
             wakes=self.wakes,
+            stop=self.engine.stop,
         )
         self.controller = Controller(parts, policy, state, self._told)
         return self.controller
@@ -230,7 +239,7 @@ class App:
             nginx = controller.nginx
             return await list_workers(self.engine, nginx) if nginx else []
 
-        return Front(self.config, self._standing(controller), workers, lambda: read_page(self.config_file))
+        return Front(self.config, self._standing(controller), workers, lambda: read_page(self.config_file), controller)
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. nginx goes on with what is live."""

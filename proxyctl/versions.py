@@ -28,6 +28,10 @@ Shares = Mapping[Version, int]
 """Which versions carry traffic, and how much of a hundred each."""
 
 
+class Illegal(Exception):  # noqa: N818
+    """A word or a step that is not possible now; its message says why, and what is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How one version wants to be rolled out; times in seconds, `steps` in percent."""
@@ -39,6 +43,9 @@ class Settings:
     steps: tuple[int, ...] = (5, 25, 50)
     drain: float = 0.0
     """After so long, connections to the old version are cut; 0: when nginx ends its old workers."""
+
+
+PLAIN_ROLLOUT = Settings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +160,14 @@ class Stop:
 
 
 Action = Note | RolledBack | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One service for those who show it. `shares`: None when whatever lives serves; `outlook`: what comes next, and when."""
+
+    service: str
+    rollout: Rollout
+    replicas: tuple[Replica, ...]
+    shares: Shares | None
+    outlook: str

@@ -13,13 +13,16 @@ from typing import TypeVar
 
 import aiohttp
 import msgspec
+from msgspec import Struct
 
 from proxyctl.serve.explain import Explanation
 from proxyctl.serve.history import Cycle, Cycles
-from proxyctl.serve.views import SCHEMA, Status, Targets
+from proxyctl.serve.views import SCHEMA, Rollouts, Status, Targets
 
 T = TypeVar("T")
-TIMEOUT = 10.0
+TIMEOUT = 30.0
+"""Seconds. A word waits for the cycle that runs."""
+CONFLICT = 409
 
 
 class Unreachable(Exception):  # noqa: N818
@@ -34,6 +37,10 @@ class Refused(Exception):  # noqa: N818
     """The controller's own words about a request that it does not take, or an answer of a release that this one cannot read."""
 
 
+class Declined(Exception):  # noqa: N818
+    """Why what was asked for is not possible now."""
+
+
 class _Schema(msgspec.Struct):
     schema: int = 0
     error: str = ""
@@ -44,21 +51,24 @@ class Client:
         self._session = session
         self._path = path
 
-    async def raw(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
-        """The JSON of an endpoint as it was sent. Raises Unreachable, TimedOut, Refused."""
+    async def raw(self, path: str, query: Mapping[str, str] | None = None, body: Struct | None = None) -> bytes:
+        """The JSON of an endpoint as it was sent; `body` makes it a change. Raises Unreachable, TimedOut, Refused, Declined."""
+        sent = None if body is None else msgspec.json.encode(body)
         try:
-            async with self._session.get(path, params=query) as response:
-                body, status = await response.read(), response.status
+            async with self._session.request("GET" if body is None else "POST", path, params=query, data=sent) as response:
+                received, status = await response.read(), response.status
         except (aiohttp.ClientConnectionError, OSError) as error:
             raise self._unreachable(error) from error
-        head = _decode(body, _Schema)
+        head = _decode(received, _Schema)
+        if status == CONFLICT:
+            raise Declined(head.error)
         if head.schema != SCHEMA:
             raise Refused(
                 f"the controller at {self._path} speaks schema {head.schema}, this command {SCHEMA}: use the same release"
             )
         if head.error and status >= 400:
             raise Refused(head.error)
-        return body
+        return received
 
     def _unreachable(self, error: Exception) -> Exception:
         if isinstance(error, TimeoutError):
@@ -76,6 +86,9 @@ class Client:
 
     async def explain(self, url: str) -> Explanation:
         return _decode(await self.raw("/api/v1/explain", {"url": url}), Explanation)
+
+    async def rollouts(self) -> Rollouts:
+        return _decode(await self.raw("/api/v1/rollouts"), Rollouts)
 
     async def cycles(self, limit: int) -> tuple[Cycle, ...]:
         return _decode(await self.raw("/api/v1/cycles", {"limit": str(limit)}), Cycles).cycles

@@ -19,6 +19,7 @@ from proxyctl.versions import (
     Cause,
     Failure,
     FailureReason,
+    Illegal,
     Known,
     Note,
     Phase,
@@ -47,10 +48,6 @@ STEPS = 12
 """Transitions in one step, at most: from a new container to its bake are five."""
 REMEMBERED = 16
 """Failed versions."""
-
-
-class Illegal(Exception):  # noqa: N818
-    """A word or a step that is not possible now; its message says why, and what is."""
 
 
 def restarted(rollout: Rollout, now: float) -> Rollout:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from proxyctl.plan.rollout import Illegal, Turn, step, without
+from proxyctl.plan.rollout import Turn, step, without
 from proxyctl.plan.sight import outlook, shown
-from proxyctl.versions import CUT, Action, Failure, RolledBack, Rollout, Seen, Word
+from proxyctl.versions import CUT, Action, Failure, Illegal, RolledBack, Rollout, Seen, Word
 
 
 def obey(rollout: Rollout, word: Word, seen: Seen, now: float) -> tuple[Rollout, tuple[Action, ...]]:
@@ -16,6 +16,13 @@ def obey(rollout: Rollout, word: Word, seen: Seen, now: float) -> tuple[Rollout,
     turn.obey(word)
     after, actions = step(turn.rollout, seen, now)
     return after, (*turn.actions, *actions)
+
+
+def close(rollout: Rollout, word: Word) -> tuple[Rollout, tuple[Action, ...]]:
+    """Maintenance of a service that has no versions, and so no machine. Raises Illegal."""
+    turn = _Listener(rollout, Seen((), None), 0.0)
+    turn.obey(word)
+    return turn.rollout, tuple(turn.actions)
 
 
 class _Listener(Turn):

@@ -1,4 +1,4 @@
-"""HTTP over TCP and over the unix socket: JSON of `views`, the page, metrics and health. Nothing here changes anything.
+"""HTTP over TCP and over the unix socket: JSON of `views`, the page, metrics, health, and an operator's words.
 
 Over TCP a `guard` is asked first, and there is a limit to everything that a client can take: connections, requests, bytes, time.
 """
@@ -9,11 +9,12 @@ import asyncio
 import logging
 import secrets
 import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Protocol, TypeVar, cast
 
 import msgspec
 import structlog
@@ -25,9 +26,11 @@ from proxyctl.serve import explain, openapi, views
 from proxyctl.serve.feed import Feed, Full
 from proxyctl.serve.guard import Asked, Guard
 from proxyctl.serve.history import KEEP, Cycles, History
+from proxyctl.serve.openapi import Freeze, Said
 from proxyctl.serve.page import Page
 from proxyctl.serve.standing import Standing
 from proxyctl.values import BadValue
+from proxyctl.versions import Illegal, Word
 
 ENDPOINTS: Final = {
     "/": "the page for people",
@@ -40,9 +43,15 @@ ENDPOINTS: Final = {
     "/api/v1/rejections": "what is not served because of its labels",
     "/api/v1/cycles": "cycles that changed something or failed, the newest first; ?limit=",
     "/api/v1/events": "the same as they happen, as server-sent events",
+    "/api/v1/rollouts": "versions of services, and what comes next",
     "/api/v1/explain": "which container answers ?url=a.example/git, and why others do not",
     "/api/v1/openapi": "all of this as an OpenAPI description",
 }
+CHANGES: Final = {
+    "/api/v1/rollout": "a word about the versions of a service: promote, rollback, pause, resume, retry, weight, maintenance",
+    "/api/v1/freeze": "nothing is rolled out until it is off again",
+}
+"""Answered to POST, with a body in JSON."""
 CYCLES = 50
 KEEP_ALIVE = 15.0
 """Seconds between comments on a quiet event stream, so that proxies and dead clients are noticed."""
@@ -53,7 +62,7 @@ CONNECTIONS = 200
 IDLE = 30.0
 """Seconds in which a client must have sent a request, and then its body, before its connection is closed."""
 BODY = 64 << 10
-"""Bytes. Nothing takes a body yet."""
+"""Bytes."""
 HEADER_LINES = 64
 """Lines of a request's head, each of 8,190 bytes at most."""
 LINGER = 1.0
@@ -67,9 +76,17 @@ HEADERS = {
 }
 JSON_ONLY = "default-src 'none'; frame-ancestors 'none'"
 
+T = TypeVar("T")
 log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+
+
+class Operator(Protocol):
+    """controller.Controller, as much as takes words."""
+
+    async def say(self, service: str, word: Word) -> tuple[str, str]: ...
+    async def freeze(self, *, on: bool, by: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +98,7 @@ class Sources:
     feed: Feed
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
     page: Page
+    operator: Operator
 
 
 class Api:
@@ -158,11 +176,14 @@ def application(sources: Sources, guard: Guard | None) -> web.Application:
         "/api/v1/rejections": handlers.rejections,
         "/api/v1/cycles": handlers.cycles,
         "/api/v1/events": handlers.events,
+        "/api/v1/rollouts": handlers.rollouts,
         "/api/v1/explain": handlers.explain,
         "/api/v1/openapi": handlers.openapi,
     }
     for path, handler in routes.items():
         app.router.add_get(path, handler)
+    app.router.add_post("/api/v1/rollout", handlers.rollout)
+    app.router.add_post("/api/v1/freeze", handlers.freeze)
     return app
 
 
@@ -180,10 +201,11 @@ async def _speak(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except web.HTTPNotFound:
-        response = _problem(404, f"there is no {request.path}", endpoints=ENDPOINTS)
+        response = _problem(404, f"there is no {request.path}", endpoints=ENDPOINTS, changes=CHANGES)
     except web.HTTPMethodNotAllowed as error:
-        response = _problem(405, f"{request.method} is not possible here: this release only answers GET")
-        response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+        allowed = ", ".join(sorted(error.allowed_methods))
+        response = _problem(405, f"{request.method} is not possible here, but {allowed}")
+        response.headers["Allow"] = allowed
     except web.HTTPRequestEntityTooLarge:
         response = _problem(413, f"the body is longer than {BODY} bytes")
     except BadValue as bad:
@@ -305,8 +327,25 @@ class _Handlers:
         found = explain.explain(self._sources.standing(), url)
         return _json(found, 404 if found.answer in ("unknown-host", "unknown-path") else 200)
 
+    async def rollouts(self, _: web.Request) -> web.Response:
+        return _json(views.rollouts(self._sources.standing()))
+
+    async def rollout(self, request: web.Request) -> web.Response:
+        said = await _said(request, Said)
+        word = Word(said.verb, said.value, said.who or _peer(request), said.why)
+        return await _changed(self._sources.operator.say(said.service, word))
+
+    async def freeze(self, request: web.Request) -> web.Response:
+        said = await _said(request, Freeze)
+        by = f" ({': '.join(filter(None, (said.who or _peer(request), said.why)))})"
+        return await _changed(self._frozen(said.on, by))
+
+    async def _frozen(self, on: bool, by: str) -> tuple[str, str]:  # noqa: FBT001 - as it was sent
+        await self._sources.operator.freeze(on=on, by=by)
+        return ("frozen", "no version is rolled out until `proxyctl unfreeze`") if on else ("unfrozen", "")
+
     async def openapi(self, _: web.Request) -> web.Response:
-        return _json(openapi.description(ENDPOINTS))
+        return _json(openapi.description(ENDPOINTS, CHANGES))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         headers = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
@@ -323,6 +362,32 @@ class _Handlers:
                 return response
         except Full:
             return _problem(503, "there are too many followers already, or the controller is ending")
+
+
+async def _said(request: web.Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadValue(f"the body cannot be taken: {error}", "see /api/v1/openapi") from error
+
+
+async def _changed(change: Awaitable[tuple[str, str]]) -> web.Response:
+    try:
+        done, outlook = await change
+    except Illegal as illegal:
+        return _problem(409, str(illegal))
+    except OSError as error:
+        return _problem(503, f"it cannot be kept, and so is not done: {error}")
+    return _json(views.Done(done=done, outlook=outlook))
+
+
+def _peer(request: web.Request) -> str:
+    """Who speaks, as the kernel knows them; over TCP a token was shown."""
+    peer = request.transport.get_extra_info("socket") if request.transport else None
+    if peer is None or peer.family != socket.AF_UNIX:
+        return "a token over TCP"
+    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return f"uid {uid}"
 
 
 async def _forward(queue: asyncio.Queue[bytes | None], response: web.StreamResponse) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from proxyctl.model import Container, NginxView, Owner, Plan, Rejection, RouteTable, Snapshot
 from proxyctl.serve.history import History
+from proxyctl.versions import Told
 
 LATE = 60.0
 """Seconds past the resync interval without a sign of life before the loop counts as stuck, unless it waits for the engine."""
@@ -55,6 +56,9 @@ class Controller(Protocol):
     def snapshot(self) -> Snapshot: ...
     @property
     def beat(self) -> float: ...
+    @property
+    def frozen(self) -> bool: ...
+    def told(self) -> tuple[Told, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ class Standing:
     owners: Mapping[str, Owner] = field(default_factory=dict)
     rejections: tuple[Rejection, ...] = ()
     containers: Mapping[str, Container] = field(default_factory=dict)
+    rollouts: tuple[Told, ...] = ()
+    frozen: bool = False
 
     @property
     def not_ready(self) -> str:
@@ -121,4 +127,6 @@ def read(controller: Controller, place: Place, history: History, *, connected: b
         owners=plan.owners if plan else {},
         rejections=history.rejections,
         containers=controller.snapshot.containers,
+        rollouts=controller.told(),
+        frozen=controller.frozen,
     )

@@ -22,6 +22,7 @@ from proxyctl.publish.reload import Live
 from proxyctl.serve import standing
 from proxyctl.serve.front import Front
 from proxyctl.serve.history import History
+from proxyctl.versions import Illegal, Told, Word
 from tests.unit import make
 
 DIGEST = "d" * 32
@@ -46,6 +47,27 @@ class Held:
     published: RouteTable = field(default_factory=RouteTable)
     snapshot: Snapshot = field(default_factory=lambda: Snapshot({}))
     beat: float = field(default_factory=time.monotonic)
+    frozen: bool = False
+    rollouts: tuple[Told, ...] = ()
+    said: list[tuple[str, Word]] = field(default_factory=list)
+    """What operators have said, by service; `refusal`: why not."""
+    refusal: str = ""
+
+    def told(self) -> tuple[Told, ...]:
+        return self.rollouts
+
+    async def say(self, service: str, word: Word) -> tuple[str, str]:
+        self._refuse()
+        self.said.append((service, word))
+        return f"{word.verb} is done", "and goes on"
+
+    async def freeze(self, *, on: bool, by: str) -> None:  # noqa: ARG002 - a controller's
+        self._refuse()
+        self.frozen = on
+
+    def _refuse(self) -> None:
+        if self.refusal:
+            raise Illegal(self.refusal)
 
 
 class Desk:
@@ -62,7 +84,7 @@ class Desk:
         where = {"listen": f"127.0.0.1:{self.port}", "socket": str(directory / "run" / "api.sock")}
         self.config = Config(state=State(dir=str(directory)), api=Api(**(where | api)))
         self.place = standing.Place("1.2.3", "unix:///run/docker.sock", "edge", "proxyctl", resync=30.0, started_unix=1.0)
-        self.front = Front(self.config, self._standing, self._workers, lambda: self.template)
+        self.front = Front(self.config, self._standing, self._workers, lambda: self.template, self.held)
         self._number = 0
 
     def _standing(self, history: History) -> standing.Standing:

@@ -420,7 +420,7 @@ def test_an_address_of_another_host_is_named() -> None:
 async def test_without_api_listen_there_is_no_tcp(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.config = type(desk.config)(state=desk.config.state, api=type(desk.config.api)(listen="", socket=str(desk.socket)))
-    front = Front(desk.config, desk._standing, desk._workers, lambda: desk.template)
+    front = Front(desk.config, desk._standing, desk._workers, lambda: desk.template, desk.held)
     await front.start()
     assert (await desk.ask("/healthz"))[0] == 200
     with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
