@@ -37,8 +37,8 @@ TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
     "idle": frozenset({"warming", "cutting"}),
     "warming": frozenset({"warming", "ready", "cutting", "failed", "idle"}),
     "ready": frozenset({"warming", "ready", "cutting", "failed", "idle"}),
-    "cutting": frozenset({"verifying", "failed"}),
-    "verifying": frozenset({"draining", "failed"}),
+    "cutting": frozenset({"verifying", "failed", "warming"}),
+    "verifying": frozenset({"draining", "failed", "warming"}),
     "draining": frozenset({"warming", "cutting", "idle"}),
     "failed": frozenset({"warming", "cutting", "idle"}),
 }
@@ -263,7 +263,7 @@ class Turn:
             self.enter("warming")
         elif self._held:
             return
-        elif settings.strategy == "auto" or rollout.candidate == rollout.proven:
+        elif settings.strategy == "auto" or rollout.cause == "rollback" or rollout.candidate == rollout.proven:
             self.cut()
         elif settings.strategy == "canary":
             self._climb(settings)
@@ -291,7 +291,10 @@ class Turn:
         healthy = any(sight.healthy(version) for version in sight.by_version)
         better = sight.healthy(rollout.active)
         if not sight.healthy(rollout.candidate) and healthy:
-            fault, better = fault or ("unhealthy", "nothing of it can answer"), True
+            if fault is None:
+                self._warm_again()
+                return
+            better = True
         elif not sight.answers(rollout.candidate):
             better = any(sight.answers(version) for version in sight.by_version)
         if fault and better:
@@ -303,6 +306,15 @@ class Turn:
                 self.enter("verifying")
         elif not fault and self._elapsed(sight.settings(rollout.candidate).bake):
             self._settle()
+
+    def _warm_again(self) -> None:
+        """Nothing is wrong with the candidate, but it has not answered since this process or its containers began."""
+        rollout = self.rollout
+        draining = {**rollout.draining, rollout.candidate or "": self.now}
+        if rollout.cause == "failover":
+            self.enter("failed", candidate=None, members=frozenset(), draining=draining)
+        else:
+            self.enter("warming", draining=draining)
 
     def _settle(self) -> None:
         """The bake is over: the candidate is the active version, the old one drains behind it."""

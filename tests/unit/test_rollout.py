@@ -218,6 +218,17 @@ def test_one_that_turns_bad_when_the_old_one_is_gone_goes_on() -> None:
     assert w.state.active == "v2"
 
 
+def test_one_that_has_not_answered_since_a_restart_warms_up_again_and_is_not_blamed() -> None:
+    w = world(proves=False)
+    w.start("v2", "healthy")
+    w.restart()
+    w.turns("v2-2", "warming")
+    assert (w.state.phase, w.carrying, w.state.failures) == ("warming", {"v1": 100}, {})
+    w.turns("v2-2", "healthy")
+    w.prove()
+    assert (w.state.phase, w.carrying) == ("verifying", {"v2": 100})
+
+
 def test_what_nginx_refuses_is_rolled_back() -> None:
     w = world(proves=False)
     w.start("v2", "healthy")
