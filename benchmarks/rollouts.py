@@ -56,6 +56,8 @@ class Findings:
     slow: Report
     swaps: list[Swap] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
+    ended: int = 0
+    """Times that old workers were ended because of an address."""
 
     @property
     def lost(self) -> int:
@@ -126,6 +128,7 @@ def run(*, short: bool) -> Figures:
 
 
 def _own(rig: Rig, swaps: int) -> Findings:
+    rig.network("shop")  # one of its own: workers that know an address which a stranger gets are ended with all they hold
     controller = rig.controller()
     old = _run(rig, 1, {**LABELS, "version": "v1"})
     controller.wait_for(HOST, backend="v1")
@@ -147,12 +150,13 @@ def _own(rig: Rig, swaps: int) -> Findings:
             old = new
         time.sleep(1)
     found = traffic.findings
-    found.swaps, found.held = made, held
+    found.swaps, found.held, found.ended = made, held, len(controller.records("old workers ended"))
     return found
 
 
 def _run(rig: Rig, number: int, labels: dict[str, str]) -> Box:
-    return rig.run_container(labels, name=f"shop-v{number}", args=["--name", f"v{number}", "--boot-delay", "300ms"])
+    args = ["--name", f"v{number}", "--boot-delay", "300ms"]
+    return rig.run_container(labels, name=f"shop-v{number}", args=args, network=f"{rig.run}-shop")
 
 
 def _wait(controller: Controller, version: str, *more: str) -> None:
@@ -261,7 +265,7 @@ def _figures(own: Findings, rival: Findings) -> Figures:
         values |= {f"{key}_cut": found.cut, f"{key}_longest_s": round(longest, 2)}
     missed = []
     if own.lost:
-        missed.append(f"{own.report}; slow: {own.slow}")
+        missed.append(f"{own.report}; slow: {own.slow}; old workers ended {own.ended} times")
     if own.cut or sum(swap.late for swap in own.swaps):
         missed.append(f"{own.cut} cut, {sum(swap.late for swap in own.swaps)} versions that answered after they were drained")
     mean = sum(swap.took for swap in own.swaps) / len(own.swaps)
