@@ -207,7 +207,7 @@ def _instead(kind: object) -> str:
     if kind is Seconds:
         return ""  # what _decode raises says it
     if get_origin(kind) is Literal:
-        return ": write " + " or ".join(f'"{choice}"' for choice in get_args(kind))
+        return ": write " + " or ".join(f'"{choice}"' for choice in get_args(kind) if choice)
     if get_origin(kind) is tuple:
         return ': write a list, like ["a", "b"]'
     if kind is bool:

@@ -208,7 +208,7 @@ def test_a_value_that_could_end_a_directive_is_never_written(how: dict[str, Any]
 def test_a_template_that_is_wrong_is_a_template_error_whatever_is_wrong_with_it(name: str, text: str) -> None:
     spoiled = Renderer(SHIPPED | {name: SHIPPED[name] + text if name != "headers.j2" else text + SHIPPED[name]})
     with pytest.raises(TemplateError):
-        of(renderer=spoiled, what=GIT)
+        of(renderer=spoiled, what=GIT, how=make.settings(included=name == "included.conf.j2"))
 
 
 def test_a_template_that_includes_itself_is_a_template_error() -> None:
