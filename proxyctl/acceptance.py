@@ -77,6 +77,7 @@ class Acceptance:
             except Refused as refused:
                 suspects = self._hold(refused.reason, wanted, fileset)
                 if not suspects.sources:
+                    self._pardon(unsure)  # it is refused without them, too
                     raise
                 unsure |= frozenset() if suspects.certain else suspects.sources
             else:
@@ -115,6 +116,11 @@ class Acceptance:
             _, pause = self._retries.get(source, (0.0, RETRY_FIRST))
             self._retries[source] = (time.monotonic() + pause, min(pause * 2, RETRY_LAST))
         return Suspects(guilty, suspects.certain)
+
+    def _pardon(self, sources: frozenset[str]) -> None:
+        for source in sources:
+            self._refusals.pop(source, None)
+            self._retries.pop(source, None)
 
     def knows(self, fileset: FileSet, nginx: NginxInstance) -> bool:
         """Whether nginx has accepted everything in it."""

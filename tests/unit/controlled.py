@@ -66,7 +66,7 @@ class Rig:
     def build(self) -> None:
         self.wakes = Wakes()
         self.inventory = Inventory(self.engine, "proxyctl", self.wakes.post)
-        self.reference = Reference(self.conf, self.engine.directory / "boot", str(self.conf))
+        self.reference = Reference(self.conf / "nginx.conf", self.conf, self.engine.directory / "boot", str(self.conf))
         drafts = Drafts(self.conf)
         drafts.prepare()
         parts = Parts(

@@ -216,10 +216,18 @@ def shipped() -> vhosts.Renderer:
     return vhosts.Renderer(templates(), shipped=True)
 
 
+TOKEN = "f" * 32
+
+
 def settings(
-    token: str = "f" * 32, *, workers: int = 2, trusted_proxies: tuple[str, ...] = (), wait_after_boot: bool = True
+    token: str = TOKEN,
+    *,
+    workers: int = 2,
+    trusted_proxies: tuple[str, ...] = (),
+    wait_after_boot: bool = True,
+    included: bool = False,
 ) -> vhosts.NginxSettings:
-    return vhosts.NginxSettings(workers, 3600, trusted_proxies, token, wait_after_boot)
+    return vhosts.NginxSettings(workers, 3600, trusted_proxies, token, wait_after_boot, included)
 
 
 def render(

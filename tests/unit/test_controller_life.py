@@ -67,7 +67,7 @@ async def test_a_network_that_refuses_nginx_harms_only_its_own_containers(rig: R
 async def test_an_offered_configuration_is_taken_over_when_nginx_accepts_it(rig: Rig) -> None:
     await rig.live(WEB)
     templates = make.templates()
-    offered = policy(templates | {"nginx.conf.j2": templates["nginx.conf.j2"].replace("75s", "76s")})
+    offered = policy(templates | {"sites.j2": templates["sites.j2"].replace("75s", "76s")})
     rig.controller.offer(offered)
     assert (await rig.cycle(await rig.wakes.next())).result == "live"
     assert rig.controller.policy is offered
