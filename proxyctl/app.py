@@ -35,6 +35,7 @@ from proxyctl.publish.reload import Reloader
 from proxyctl.publish.test import Tester
 from proxyctl.publish.workers import workers as list_workers
 from proxyctl.serve import page, standing
+from proxyctl.serve.changes import Changes
 from proxyctl.serve.front import Front
 from proxyctl.serve.history import History
 from proxyctl.serve.log import CycleLog
@@ -238,7 +239,7 @@ class App:
             nginx = controller.nginx
             return await list_workers(self.engine, nginx) if nginx else []
 
-        return Front(self.config, self._standing(controller), workers, lambda: read_page(self.config_file))
+        return Front(self.config, self._standing(controller), workers, lambda: read_page(self.config_file), Changes(controller))
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. nginx goes on with what is live."""

@@ -282,6 +282,20 @@ class Neighbours:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """The host is to be left: its balancer is told, and what is under way ends. Times as in `Owner.lost_unix`."""
+
+    since_unix: float
+    notice: float
+    """Seconds that the balancer needs to notice."""
+
+
+DrainPhase = Literal["serving", "noticing", "ending", "drained"]
+"""noticing: the health address says 503, and everything is served as before; ending: the workers from before end with their
+requests; drained: none of them is left."""
+
+
+@dataclass(frozen=True, slots=True)
 class NginxView:
     """What planning must know of the nginx container. `version`: (1, 31, 3); `networks`: name to gateway address."""
 

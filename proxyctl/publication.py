@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 
 from proxyctl.acceptance import Acceptance
 from proxyctl.cycle import Course, Parts, Policy
 from proxyctl.fileset import FileSet
-from proxyctl.model import Plan, RouteTable, Snapshot, Wake
+from proxyctl.model import DrainPhase, Plan, RouteTable, Snapshot, Wake
 from proxyctl.plan import changes
 from proxyctl.plan.quarantine import Served
 from proxyctl.publish.nginx import NginxInstance
@@ -44,6 +45,7 @@ class Publication:
         """A new proof whose old workers are not accounted for yet."""
         self.table = RouteTable()
         """The one that is live."""
+        self.drain: DrainPhase = "serving"
         self.places = state.places
         """Hosts with paths that are live: `a.example/git`."""
 
@@ -60,7 +62,9 @@ class Publication:
 
     def render(self, course: Course, served: Served, nginx: NginxInstance) -> FileSet:
         with course.stage("render"):
-            return self.policy.renderer.render(served.table, nginx.view, self.policy.nginx, served.files)
+            return self.policy.renderer.render(
+                served.table, nginx.view, replace(self.policy.nginx, drain=self.drain), served.files
+            )
 
     async def _is_live(self, fileset: FileSet, nginx: NginxInstance, wake: Wake) -> bool:
         """Whether nginx is known to run `fileset`; asks it when it is another nginx, or when everything is read anew."""

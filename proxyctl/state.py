@@ -20,7 +20,7 @@ import msgspec
 
 from proxyctl.files import sync_directory, write_whole
 from proxyctl.fileset import Generation
-from proxyctl.model import Owner, ProbeKey, VirtualHost
+from proxyctl.model import Drain, Owner, ProbeKey, VirtualHost
 
 SCHEMA = 1
 
@@ -42,6 +42,8 @@ class State:
     fallback_hosts: tuple[VirtualHost, ...] = ()
     """What is served of hosts that are in quarantine, and below of hand-written files: their last good form."""
     fallback_files: Mapping[str, str] = field(default_factory=dict)
+    drain: Drain | None = None
+    """Since when the host is to be left; None when it is not."""
 
 
 PORTABLE = ("owners",)

@@ -26,6 +26,7 @@ COMMANDS = {
     "history": "history:history",
     "events": "history:events",
     "doctor": "doctor:doctor",
+    "host": "host:host",
     "export": "transfer:export",
     "import": "transfer:import_",
     "version": "version:version",

@@ -7,7 +7,7 @@ async with Client(Path("/run/proxyctl/api.sock")) as client:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ import msgspec
 
 from proxyctl.serve.explain import Explanation
 from proxyctl.serve.history import Cycle, Cycles
-from proxyctl.serve.views import SCHEMA, Status, Targets
+from proxyctl.serve.views import SCHEMA, Change, Status, Targets
 
 T = TypeVar("T")
 TIMEOUT = 10.0
@@ -46,8 +46,15 @@ class Client:
 
     async def raw(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
         """The JSON of an endpoint as it was sent. Raises Unreachable, TimedOut, Refused."""
+        return await self._answer(self._session.get(path, params=query))
+
+    async def change(self, path: str, wish: object = None) -> str:
+        """What will happen. Raises as `raw`."""
+        return _decode(await self._answer(self._session.post(path, data=msgspec.json.encode(wish or {}))), Change).outlook
+
+    async def _answer(self, request: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> bytes:
         try:
-            async with self._session.get(path, params=query) as response:
+            async with request as response:
                 body, status = await response.read(), response.status
         except (aiohttp.ClientConnectionError, OSError) as error:
             raise self._unreachable(error) from error

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 
 from proxyctl.fileset import OWN_FILE, ConfigFile, ConfigPart, FileSet
-from proxyctl.model import Location, NginxView, RouteTable, VirtualHost
+from proxyctl.model import DrainPhase, Location, NginxView, RouteTable, VirtualHost
 
 TEMPLATES = (
     "nginx.conf.j2",
@@ -50,6 +50,8 @@ class NginxSettings:
     wait_after_boot: bool
     included: bool = False
     """nginx.conf is somebody else's."""
+    drain: DrainPhase = "serving"
+    """What nginx tells the balancer."""
 
 
 class Renderer:
@@ -109,7 +111,7 @@ class Renderer:
             "logs_dir": _safe(nginx.logs_dir),
         }
         objects_dir = _safe(f"{nginx.conf_dir}/objects")
-        manifest = common | {"token": _safe(settings.token), "objects_dir": objects_dir}
+        manifest = common | {"token": _safe(settings.token), "objects_dir": objects_dir, "drain": settings.drain}
         frame = self._main(main, "-") + self._manifest(manifest, ["-"], "-") + dead + self._upstream(_SAMPLE.host, _NOBODY)
         mark = f"{_safe(nginx.runtime_dir)}/liv[e]" if settings.wait_after_boot else nginx.conf_dir
         digest = _digest("\n".join((frame, mark, *included)))

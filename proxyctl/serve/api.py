@@ -1,4 +1,4 @@
-"""HTTP over TCP and over the unix socket: JSON of `views`, the page, metrics and health. Nothing here changes anything.
+"""HTTP over TCP and over the unix socket: JSON of `views`, the page, metrics and health; changes by POST.
 
 Over TCP a `guard` is asked first, and there is a limit to everything that a client can take: connections, requests, bytes, time.
 """
@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, cast
 
 import msgspec
@@ -22,6 +23,7 @@ from aiohttp.http import HttpProcessingError
 from jinja2 import TemplateError
 
 from proxyctl.serve import explain, openapi, views
+from proxyctl.serve.changes import Changes, caller
 from proxyctl.serve.feed import Feed, Full
 from proxyctl.serve.guard import Asked, Guard
 from proxyctl.serve.history import KEEP, Cycles, History
@@ -43,6 +45,11 @@ ENDPOINTS: Final = {
     "/api/v1/explain": "which container answers ?url=a.example/git, and why others do not",
     "/api/v1/openapi": "all of this as an OpenAPI description",
 }
+CHANGES: Final = {
+    "/api/v1/host/drain": "tells the balancer in front to leave this host, and then lets requests end",
+    "/api/v1/host/undrain": "takes that back",
+}
+"""By POST."""
 CYCLES = 50
 KEEP_ALIVE = 15.0
 """Seconds between comments on a quiet event stream, so that proxies and dead clients are noticed."""
@@ -53,7 +60,7 @@ CONNECTIONS = 200
 IDLE = 30.0
 """Seconds in which a client must have sent a request, and then its body, before its connection is closed."""
 BODY = 64 << 10
-"""Bytes. Nothing takes a body yet."""
+"""Bytes."""
 HEADER_LINES = 64
 """Lines of a request's head, each of 8,190 bytes at most."""
 LINGER = 1.0
@@ -81,6 +88,7 @@ class Sources:
     feed: Feed
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
     page: Page
+    changes: Changes
 
 
 class Api:
@@ -163,6 +171,9 @@ def application(sources: Sources, guard: Guard | None) -> web.Application:
     }
     for path, handler in routes.items():
         app.router.add_get(path, handler)
+    changes = {"/api/v1/host/drain": sources.changes.drain, "/api/v1/host/undrain": sources.changes.undrain}
+    for path, change in changes.items():
+        app.router.add_post(path, partial(handlers.change, change))
     return app
 
 
@@ -180,10 +191,11 @@ async def _speak(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except web.HTTPNotFound:
-        response = _problem(404, f"there is no {request.path}", endpoints=ENDPOINTS)
+        response = _problem(404, f"there is no {request.path}", endpoints=ENDPOINTS | CHANGES)
     except web.HTTPMethodNotAllowed as error:
-        response = _problem(405, f"{request.method} is not possible here: this release only answers GET")
-        response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+        allowed = ", ".join(sorted(error.allowed_methods))
+        response = _problem(405, f"{request.method} is not possible here, only {allowed}")
+        response.headers["Allow"] = allowed
     except web.HTTPRequestEntityTooLarge:
         response = _problem(413, f"the body is longer than {BODY} bytes")
     except BadValue as bad:
@@ -306,7 +318,15 @@ class _Handlers:
         return _json(found, 404 if found.answer in ("unknown-host", "unknown-path") else 200)
 
     async def openapi(self, _: web.Request) -> web.Response:
-        return _json(openapi.description(ENDPOINTS))
+        return _json(openapi.description(ENDPOINTS, CHANGES))
+
+    async def change(self, change: Callable[[bytes, str], Awaitable[str]], request: web.Request) -> web.Response:
+        transport = request.transport
+        who = caller(transport.get_extra_info("socket") if transport else None, request.remote)
+        try:
+            return _json(views.Change(outlook=await change(await request.read(), who)))
+        except OSError as error:
+            return _problem(503, f"nothing has changed, since it cannot be written down: {error}")
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         headers = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}

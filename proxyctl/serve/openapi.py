@@ -36,9 +36,13 @@ QUERY: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 
 
-def description(endpoints: Mapping[str, str]) -> dict[str, Any]:
-    """`endpoints`: path -> what it answers, in words."""
-    kinds: list[type] = [*JSON.values(), Problem]
+WISHES: Final[Mapping[str, type]] = {"/api/v1/host/drain": views.DrainWish, "/api/v1/host/undrain": views.NoWish}
+"""Bodies of changes."""
+
+
+def description(endpoints: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, Any]:
+    """Path -> what it answers, or what it changes, in words."""
+    kinds: list[type] = [*JSON.values(), Problem, views.Change, *WISHES.values()]
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     known = dict(zip(kinds, schemas, strict=True))
     problem = _answer("what is wrong, in words", "application/json", known[Problem])
@@ -52,6 +56,10 @@ def description(endpoints: Mapping[str, str]) -> dict[str, Any]:
         if not path.startswith("/api/"):
             responses["5XX"] = responses["503"] = _answer("why not", "text/plain", None)
         paths[path] = {"get": {"summary": words, "parameters": _parameters(path), "responses": responses}}
+    for path, words in changes.items():
+        responses = {"200": _answer("what will happen", "application/json", known[views.Change]), "4XX": problem, "503": problem}
+        body = {"content": {"application/json": {"schema": known[WISHES[path]]}}}
+        paths[path] = {"post": {"summary": words, "requestBody": body, "responses": responses}}
     info = {"title": "proxyctl", "version": __version__}
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": components}}
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from proxyctl.model import Container, NginxView, Owner, Plan, Rejection, RouteTable, Snapshot
+from proxyctl.model import Container, DrainPhase, NginxView, Owner, Plan, Rejection, RouteTable, Snapshot
 from proxyctl.serve.history import History
 
 LATE = 60.0
@@ -55,6 +55,8 @@ class Controller(Protocol):
     def snapshot(self) -> Snapshot: ...
     @property
     def beat(self) -> float: ...
+    @property
+    def drain(self) -> DrainPhase: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class Standing:
     owners: Mapping[str, Owner] = field(default_factory=dict)
     rejections: tuple[Rejection, ...] = ()
     containers: Mapping[str, Container] = field(default_factory=dict)
+    host: DrainPhase = "serving"
 
     @property
     def not_ready(self) -> str:
@@ -100,6 +103,8 @@ class Standing:
             return "starting: no cycle has ended yet"
         if self.error:
             return self.error
+        if self.host != "serving":
+            return f"the host is to be left: {self.host}"
         return "" if self.live_digest else "nothing is live yet"
 
 
@@ -121,4 +126,5 @@ def read(controller: Controller, place: Place, history: History, *, connected: b
         owners=plan.owners if plan else {},
         rejections=history.rejections,
         containers=controller.snapshot.containers,
+        host=controller.drain,
     )

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from proxyctl.model import Location, Rejection, RoutedTarget, TargetState
+import msgspec
+
+from proxyctl.model import DrainPhase, Location, Rejection, RoutedTarget, TargetState
 from proxyctl.serve.standing import Standing
 
 SCHEMA = 1
@@ -133,6 +135,25 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """The answer to a change: what will happen."""
+
+    schema: int = SCHEMA
+    outlook: str
+
+
+class NoWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a change takes that takes nothing."""
+
+
+class DrainWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What POST /api/v1/host/drain takes."""
+
+    notice: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 15.0
+    """Seconds for which everything is served on while the health address says 503."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     schema: int = SCHEMA
     version: str
@@ -143,6 +164,8 @@ class Status:
     """When `in_sync` last changed."""
     error: str
     """Why it is not ready."""
+    host: DrainPhase = "serving"
+    """Whether the host is to be left, and how far that is."""
     engine: Engine
     nginx: Nginx | None
     counts: Counts
@@ -255,6 +278,7 @@ def status(standing: Standing) -> Status:
         in_sync=standing.in_sync,
         since_unix=standing.since_unix,
         error=standing.not_ready,
+        host=standing.host,
         engine=Engine(endpoint=standing.place.endpoint, connected=standing.connected),
         nginx=_nginx(standing),
         counts=_counts(own, standing.rejections),

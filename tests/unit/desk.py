@@ -16,10 +16,11 @@ import aiohttp
 
 from proxyctl.config import Api, Config, State
 from proxyctl.fileset import NginxWorker
-from proxyctl.model import Container, CycleReport, CycleResult, Plan, Rejection, RouteTable, Snapshot
+from proxyctl.model import Container, CycleReport, CycleResult, DrainPhase, Plan, Rejection, RouteTable, Snapshot
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.publish.reload import Live
 from proxyctl.serve import standing
+from proxyctl.serve.changes import Changes
 from proxyctl.serve.front import Front
 from proxyctl.serve.history import History
 from tests.unit import make
@@ -46,6 +47,12 @@ class Held:
     published: RouteTable = field(default_factory=RouteTable)
     snapshot: Snapshot = field(default_factory=lambda: Snapshot({}))
     beat: float = field(default_factory=time.monotonic)
+    drain: DrainPhase = "serving"
+    told: list[tuple[object, ...]] = field(default_factory=list)
+    """Changes that were asked for."""
+
+    async def change_drain(self, notice: float | None, who: str) -> None:
+        self.told.append(("drain", notice, who))
 
 
 class Desk:
@@ -62,7 +69,8 @@ class Desk:
         where = {"listen": f"127.0.0.1:{self.port}", "socket": str(directory / "run" / "api.sock")}
         self.config = Config(state=State(dir=str(directory)), api=Api(**(where | api)))
         self.place = standing.Place("1.2.3", "unix:///run/docker.sock", "edge", "proxyctl", resync=30.0, started_unix=1.0)
-        self.front = Front(self.config, self._standing, self._workers, lambda: self.template)
+        self.changes = Changes(self.held)
+        self.front = Front(self.config, self._standing, self._workers, lambda: self.template, self.changes)
         self._number = 0
 
     def _standing(self, history: History) -> standing.Standing:

@@ -10,6 +10,7 @@ from proxyctl.plan.vhosts import NginxSettings, upstream_name
 from tests.unit import make
 from tests.unit.nginx_tree import Directive
 
+READY = "ready.proxyctl.invalid"
 UNKNOWN = "<!doctype html><title>Unknown host</title><h1>Unknown host</h1><p>No site of this name is served here.</p>\\n"
 STARTING = (
     "<!doctype html><title>Starting</title><h1>Starting</h1><p>This host has just booted; its sites are not routed yet.</p>\\n"
@@ -184,10 +185,18 @@ class Expected:
             say("default_type text/plain"),
             Directive("return", ("200", f"{digest}\\n")),
         ]
-        listen, name = self.listen("default_server"), ""
+        names: tuple[str, ...] = ("", READY)
+        listen = self.listen("default_server")
         if self.settings.included:
-            listen, name = self.listen(), "unknown.proxyctl.invalid"
-        unknown = [*listen, Directive("server_name", (name,)), *self.sorry("404", UNKNOWN)]
+            listen, names = self.listen(), (READY,)
+        drain = self.settings.drain
+        told = Directive("return", ("200", "ready\\n") if drain == "serving" else ("503", f"{drain}\\n"))
+        unknown = [
+            *listen,
+            Directive("server_name", names),
+            Directive("location", ("=", "/-/ready"), (say("default_type text/plain"), told)),
+            Directive("location", ("/",), tuple(self.sorry("404", UNKNOWN))),
+        ]
         servers = [Directive("server", (), tuple(token)), Directive("server", (), tuple(unknown))]
         return [comment("What is live, written by proxyctl."), *(servers[::-1] if self.settings.included else servers)]
 

@@ -22,7 +22,7 @@ from schemathesis import Case
 from schemathesis.specs.openapi.checks import positive_data_acceptance, unsupported_method
 
 from proxyctl.serve import guard, openapi
-from proxyctl.serve.api import ENDPOINTS
+from proxyctl.serve.api import CHANGES, ENDPOINTS
 from tests.unit.desk import Desk
 from tests.unit.make import container
 
@@ -32,7 +32,7 @@ UNSAID = [
     unsupported_method,  # before it is said that there is no such method, a token is asked for
     positive_data_acceptance,  # not all text is a URL
 ]
-schema = schemathesis.openapi.from_dict(openapi.description(ENDPOINTS)).exclude(path="/api/v1/events")  # has no end
+schema = schemathesis.openapi.from_dict(openapi.description(ENDPOINTS, CHANGES)).exclude(path="/api/v1/events")  # has no end
 
 
 @pytest.fixture(scope="module")

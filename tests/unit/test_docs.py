@@ -270,7 +270,9 @@ def test_every_command_is_documented() -> None:
 
 @pytest.mark.parametrize("name", commands())
 def test_every_option_of_a_command_is_documented_and_no_other(name: str) -> None:
-    own = {text for param in commands()[name].params if isinstance(param, click.Option) for text in param.opts}
+    command = commands()[name]
+    parts = [command, *(command.commands.values() if isinstance(command, click.Group) else ())]
+    own = {text for part in parts for param in part.params if isinstance(param, click.Option) for text in param.opts}
     usable = own | {text for param in options.GLOBAL() for text in param.opts}
     prose = re.sub(r"^```.*?^```", "", section("docs/commands.md", f"proxyctl {name}"), flags=re.MULTILINE | re.DOTALL)
     named = {word for text in codes(prose) for word in text.split() if re.fullmatch(r"--?[a-z][a-z-]*", word)}
@@ -359,11 +361,12 @@ def test_every_metric_that_a_page_names_exists(name: str) -> None:
 
 def test_every_endpoint_is_documented() -> None:
     assert firsts(tables(read("docs/http-api.md"))[0]) == list(api.ENDPOINTS)
+    assert firsts(tables(section("docs/http-api.md", "Changes"))[0]) == list(api.CHANGES)
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_endpoint_that_a_page_names_exists(name: str) -> None:
-    assert set(re.findall(r"/api/v1/\w+", read(name))) <= api.ENDPOINTS.keys()
+    assert set(re.findall(r"/api/v1/[\w/]*\w", read(name))) <= api.ENDPOINTS.keys() | api.CHANGES.keys()
 
 
 def test_every_call_to_the_engine_is_told() -> None:
