@@ -273,7 +273,7 @@ class _Handlers:
 
     async def healthz(self, _: web.Request) -> web.Response:
         standing = self._sources.standing()
-        return _text("alive") if standing.alive else _text(standing.not_ready, 503)
+        return _text("alive") if standing.alive else _text(standing.trouble, 503)
 
     async def readyz(self, _: web.Request) -> web.Response:
         reason = self._sources.standing().not_ready

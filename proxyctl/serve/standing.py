@@ -96,6 +96,11 @@ class Standing:
 
     @property
     def not_ready(self) -> str:
+        """Why a balancer should send nothing here, in words; empty when it may."""
+        return self.trouble or (f"the host is to be left: {self.host}" if self.host != "serving" else "")
+
+    @property
+    def trouble(self) -> str:
         """Why not everything that is wanted is live, in words; empty when it is."""
         if not self.alive:
             return "the controller's loop has shown no life for a while"
@@ -103,8 +108,6 @@ class Standing:
             return "starting: no cycle has ended yet"
         if self.error:
             return self.error
-        if self.host != "serving":
-            return f"the host is to be left: {self.host}"
         return "" if self.live_digest else "nothing is live yet"
 
 

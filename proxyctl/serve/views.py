@@ -163,7 +163,7 @@ class Status:
     since_unix: float
     """When `in_sync` last changed."""
     error: str
-    """Why it is not ready."""
+    """Why not everything that is wanted is live."""
     host: DrainPhase = "serving"
     """Whether the host is to be left, and how far that is."""
     engine: Engine
@@ -277,7 +277,7 @@ def status(standing: Standing) -> Status:
         ready=not standing.not_ready,
         in_sync=standing.in_sync,
         since_unix=standing.since_unix,
-        error=standing.not_ready,
+        error=standing.trouble,
         host=standing.host,
         engine=Engine(endpoint=standing.place.endpoint, connected=standing.connected),
         nginx=_nginx(standing),

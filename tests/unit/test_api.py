@@ -90,6 +90,21 @@ async def test_a_change_is_told_with_who_asked_for_it_and_answered_with_what_wil
     assert desk.held.told == [("drain", None, user)]
 
 
+async def test_a_host_that_is_to_be_left_is_in_sync_and_not_ready(desk: Desk) -> None:
+    desk.decide([web(networks={"front": "10.0.0.5"})])
+    desk.held.drain = "noticing"
+    assert await _texts(desk) == [(503, "the host is to be left: noticing\n"), (200, "alive\n")]
+    status = (await desk.ask("/api/v1/status"))[1]
+    assert (status["ready"], status["error"], status["host"]) == (False, "", "noticing")
+    assert "The host is to be left: noticing" in (await desk.ask("/"))[1]
+    desk.held.drain = "serving"
+    assert (await desk.ask("/readyz"))[0] == 200
+
+
+async def _texts(desk: Desk) -> list[tuple[int, str]]:
+    return [(await desk.ask(path))[:2] for path in ("/readyz", "/healthz")]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "why"),
     [
