@@ -12,6 +12,7 @@ from proxyctl.model import (
     Container,
     ContainerState,
     DockerHealth,
+    DrainPhase,
     Endpoint,
     HealthCheck,
     HealthType,
@@ -226,8 +227,9 @@ def settings(
     trusted_proxies: tuple[str, ...] = (),
     wait_after_boot: bool = True,
     included: bool = False,
+    drain: DrainPhase = "serving",
 ) -> vhosts.NginxSettings:
-    return vhosts.NginxSettings(workers, 3600, trusted_proxies, token, wait_after_boot, included)
+    return vhosts.NginxSettings(workers, 3600, trusted_proxies, token, wait_after_boot, included, drain)
 
 
 def render(
