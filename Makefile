@@ -29,7 +29,7 @@ demo: few ## what it does, in a few minutes; KEEP=1 leaves it running
 	$(ENGINE) .venv/bin/python examples/demo/demo.py $(if $(KEEP),--keep)
 
 test: setup check ## everything: setup, check, tests
-	$(ENGINE) .venv/bin/pytest
+	$(ENGINE) .venv/bin/pytest --numprocesses 2 --dist loadfile
 
 chaos: few ## every fault with five seeds, on a real engine under load, then 10,000 crowds of hostile labels; SEED=7 begins with another one
 	$(ENGINE) .venv/bin/python -m tests.chaos --seed $(or $(SEED),1) --seeds 5

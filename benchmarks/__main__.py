@@ -8,7 +8,7 @@ from typing import Protocol
 import click
 from rich.console import Console
 
-from benchmarks import cost, idle, loss, reloads, rollouts, scale, speed, storm
+from benchmarks import cost, idle, loss, reloads, rollouts, scale, speed, storm, upgrades
 from benchmarks.figures import Figures, publish
 
 
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "reloads": reloads.run,
     "storm": storm.run,
     "rollouts": rollouts.run,
+    "upgrades": upgrades.run,
 }
 
 

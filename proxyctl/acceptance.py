@@ -77,6 +77,7 @@ class Acceptance:
             except Refused as refused:
                 suspects = self._hold(refused.reason, wanted, fileset)
                 if not suspects.sources:
+                    self._pardon(unsure)  # it is refused without them, too
                     raise
                 unsure |= frozenset() if suspects.certain else suspects.sources
             else:
@@ -119,6 +120,11 @@ class Acceptance:
     def refused(self, source: str) -> str:
         """Why it is in quarantine; empty when it is not."""
         return self._refusals[source].reason if source in self._refusals else ""
+
+    def _pardon(self, sources: frozenset[str]) -> None:
+        for source in sources:
+            self._refusals.pop(source, None)
+            self._retries.pop(source, None)
 
     def knows(self, fileset: FileSet, nginx: NginxInstance) -> bool:
         """Whether nginx has accepted everything in it."""

@@ -28,12 +28,14 @@ from proxyctl.observe.probes import Prober
 from proxyctl.plan import labels, vhosts
 from proxyctl.plan.ownership import ClaimRule
 from proxyctl.publish.draft import FOLDERS, Drafts
+from proxyctl.publish.included import IncludingContainer
 from proxyctl.publish.nginx import NginxContainer, NginxSpec, bootstrap_view
 from proxyctl.publish.promote import Reference
 from proxyctl.publish.reload import Reloader
 from proxyctl.publish.test import Tester
 from proxyctl.publish.workers import workers as list_workers
 from proxyctl.serve import page, standing
+from proxyctl.serve.changes import Changes
 from proxyctl.serve.front import Front
 from proxyctl.serve.history import History
 from proxyctl.serve.log import CycleLog
@@ -68,8 +70,9 @@ def read_page(config_file: Path) -> str:
 
 
 def read_operator_files(config: Config) -> dict[str, str]:
-    """Hand-written vhosts: `sites/*.conf` in nginx.dir. nginx is given copies, so an edit is live only after its test."""
-    return {path.name: path.read_text(encoding="utf-8") for path in sorted((config.nginx_dir / "sites").glob("*.conf"))}
+    """Hand-written vhosts in `sites`, where nginx.conf is proxyctl's. nginx is given copies, so an edit is live only after its
+    test."""
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted((config.home / "sites").glob("*.conf"))}
 
 
 def build_policy(config: Config, config_file: Path, token: str) -> Policy:
@@ -81,7 +84,8 @@ def build_policy(config: Config, config_file: Path, token: str) -> Policy:
             shutdown_timeout=int(config.nginx.worker_shutdown_timeout),
             trusted_proxies=config.nginx.trusted_proxies,
             token=token,
-            wait_after_boot=config.nginx.cold_start == "wait",
+            wait_after_boot=config.cold_start == "wait",
+            included=config.nginx.layout == "include",
         ),
         renderer=read_renderer(config_file),
         operator_files=read_operator_files(config),
@@ -103,7 +107,7 @@ def own_ports(config: Config) -> frozenset[int]:
 def fixed_at_start(config: Config) -> tuple[object, ...]:
     """What a running controller does not change."""
     nginx, discovery = config.nginx, config.discovery
-    container = (nginx.dir, nginx.logs, nginx.container, nginx.image, nginx.publish, nginx.pull, nginx.create)
+    container = (nginx.layout, nginx.dir, nginx.logs, nginx.container, nginx.image, nginx.publish, nginx.pull, nginx.create)
     return (config.docker, config.state, config.api, discovery.resync, discovery.label_prefix, container)
 
 
@@ -150,7 +154,8 @@ class App:
         if self.front:
             self.front.metrics.event(event.action)
         nginx = self.controller.nginx if self.controller else None
-        named = (event.labels or {}).get("name") == self.config.nginx.container
+        told, label = event.labels or {}, f"{self.config.discovery.label_prefix}.nginx"
+        named = told.get("name") == self.config.nginx.container or told.get(label) == "true"
         if not named and (nginx is None or nginx.id != event.container_id):
             self.inventory.note(event)
         elif not (event.action == "kill" and event.signal == HUP):
@@ -178,20 +183,20 @@ class App:
         for note in self.store.notes:
             log.warning("state", note=note)
         self.store.save(state)
-        for directory in (config.nginx_dir, config.nginx_dir / "sites", config.runtime_dir, config.logs_dir / "tmp"):
+        own = config.nginx.layout == "full"
+        for directory in (config.home, config.runtime_dir, *((config.home / "sites", config.logs_dir / "tmp") if own else ())):
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         policy = build_policy(config, self.config_file, state.token)
-        drafts = Drafts(config.nginx_dir)
+        drafts = Drafts(config.home)
         drafts.prepare()
         view = bootstrap_view()
-        reference = Reference(config.nginx_dir, config.runtime_dir, view.conf_dir)
-        if not reference.current():
+        reference = Reference(config.reference, config.home, config.runtime_dir, view.conf_dir, optional=not own)
+        if own and not reference.current():
             reference.bootstrap(await drafts.write(policy.renderer.render(RouteTable(), view, policy.nginx, {})))
-        container = NginxContainer(self.engine, await self.nginx_spec())
         parts = Parts(
             inventory=self.inventory,
             prober=Prober(self._changed),
-            container=container,
+            container=await self.nginx_container(),
             drafts=drafts,
             tester=Tester(self.engine),
             reference=reference,
@@ -203,20 +208,24 @@ class App:
         self.controller = Controller(parts, policy, state, self._told)
         return self.controller
 
-    async def nginx_spec(self) -> NginxSpec:
-        """Directories as the host knows them: a controller in a container reads them from its own mounts."""
+    async def nginx_container(self, *, look: bool = False) -> NginxContainer:
+        """`look`: none is made. Directories are as the host knows them: a controller in a container reads them from its own
+        mounts."""
         config = self.config
-        return NginxSpec(
+        spec = NginxSpec(
             name=config.nginx.container,
             image=config.nginx.image,
             pull=config.nginx.pull == "missing",
-            create=config.nginx.create,
+            create=config.nginx.create and not look,
             ports=config.ports,
             conf_dir=await host_path(self.engine, config.nginx_dir),
             boot_dir=await host_path(self.engine, config.runtime_dir),
             logs_dir=await host_path(self.engine, config.logs_dir),
             label_prefix=config.discovery.label_prefix,
         )
+        if config.nginx.layout == "full":
+            return NginxContainer(self.engine, spec)
+        return IncludingContainer(self.engine, spec, config.nginx_dir, config.layout.home, config.layout.reference)
 
     def _standing(self, controller: Controller) -> Callable[[History], standing.Standing]:
         place = standing.Place(
@@ -239,7 +248,7 @@ class App:
             nginx = controller.nginx
             return await list_workers(self.engine, nginx) if nginx else []
 
-        return Front(self.config, self._standing(controller), workers, lambda: read_page(self.config_file), controller)
+        return Front(self.config, self._standing(controller), workers, lambda: read_page(self.config_file), Changes(controller))
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. nginx goes on with what is live."""
@@ -263,6 +272,7 @@ class App:
                     group.create_task(events.look(self.wakes, lambda: self.inventory.took), name="look"),
                     group.create_task(self._follow_files(controller, systemd), name="files"),
                     group.create_task(self._follow_published(controller), name="published files"),
+                    *([group.create_task(self._follow_neighbours(), name="neighbours")] if self.config.layout.home else []),
                     group.create_task(self._follow_hangups(controller, systemd, hangup), name="hangups"),
                     group.create_task(systemd.run(), name="systemd"),
                 ]
@@ -288,7 +298,7 @@ class App:
 
     async def _follow_files(self, controller: Controller, systemd: Systemd) -> None:
         """Configuration, templates and hand-written vhosts: read anew when they change."""
-        templates, sites = self.config_file.parent / "templates", self.config.nginx_dir / "sites"
+        templates, sites = self.config_file.parent / "templates", self.config.home / "sites"
 
         def wanted(path: Path) -> bool:
             return (
@@ -302,9 +312,20 @@ class App:
 
     async def _follow_published(self, controller: Controller) -> None:
         """What nginx reads belongs to the controller: what others do to it is undone. Its own changes are seen here too."""
-        folders = (self.config.nginx_dir, *(self.config.nginx_dir / folder for folder in FOLDERS))
+        folders = (self.config.reference.parent, self.config.home, *(self.config.home / folder for folder in FOLDERS))
         async for _ in events.changes(folders, lambda path: path.parent in folders):
             await controller.look_at_files()
+
+    async def _follow_neighbours(self) -> None:
+        """Files of others that nginx reads beside ours."""
+        directory, own = self.config.nginx_dir, self.config.reference
+
+        def wanted(path: Path) -> bool:
+            return path.parent == directory and path != own and not path.name.startswith(".")
+
+        async for paths in events.changes((directory,), wanted):
+            names = ", ".join(sorted(path.name for path in paths))
+            self.wakes.post(Wake((f"{names} changed",), nginx=True, at=time.monotonic()))
 
     async def _follow_hangups(self, controller: Controller, systemd: Systemd, hangup: asyncio.Event) -> None:
         while True:

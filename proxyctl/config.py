@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -22,6 +23,20 @@ from proxyctl import values
 DEFAULT_FILE = Path("/etc/proxyctl/config.toml")
 ENV_PREFIX = "PROXYCTL_"
 NGINX_IMAGE = "nginx:1.31.3@sha256:5a88c9c45479443d7be2eadc894b4ed0a9801bae03d97a5760ae13b5c2005942"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What proxyctl has in `nginx.dir`: `home`, the folder of its files, and `reference`, the one file that nginx reads."""
+
+    home: str
+    reference: str
+    cold_start: str
+
+
+LAYOUTS = {"full": Layout("", "nginx.conf", "wait"), "include": Layout(".proxyctl", "zz-proxyctl.conf", "last-good")}
+"""In `include`, the file comes last in the directory: of two servers with one name, nginx takes the first, and of all servers the
+first answers unknown names."""
 
 
 class ConfigError(Exception):
@@ -48,8 +63,8 @@ class State(_Section, frozen=True, kw_only=True):
 class Nginx(_Section, frozen=True, kw_only=True):
     dir: str = ""
     logs: str = ""
-    layout: Literal["full"] = "full"
-    cold_start: Literal["wait", "last-good"] = "wait"
+    layout: Literal["full", "include"] = "full"
+    cold_start: Literal["", "wait", "last-good"] = ""
     create: bool = True
     container: str = "proxyctl-nginx"
     image: str = NGINX_IMAGE
@@ -120,6 +135,24 @@ class Config(_Section, frozen=True, kw_only=True):
         return Path(self.nginx.dir).absolute() if self.nginx.dir else self.state_dir / "nginx"
 
     @property
+    def layout(self) -> Layout:
+        return LAYOUTS[self.nginx.layout]
+
+    @property
+    def home(self) -> Path:
+        """Below `nginx_dir`, or the same: objects, manifests, drafts."""
+        return self.nginx_dir / self.layout.home
+
+    @property
+    def reference(self) -> Path:
+        """The one file that nginx reads."""
+        return self.nginx_dir / self.layout.reference
+
+    @property
+    def cold_start(self) -> str:
+        return self.nginx.cold_start or self.layout.cold_start
+
+    @property
     def logs_dir(self) -> Path:
         return Path(self.nginx.logs).absolute() if self.nginx.logs else self.state_dir / "logs"
 
@@ -183,7 +216,7 @@ def _instead(kind: object) -> str:
     if kind is Seconds:
         return ""  # what _decode raises says it
     if get_origin(kind) is Literal:
-        return ": write " + " or ".join(f'"{choice}"' for choice in get_args(kind))
+        return ": write " + " or ".join(f'"{choice}"' for choice in get_args(kind) if choice)
     if get_origin(kind) is tuple:
         return ': write a list, like ["a", "b"]'
     if kind is bool:
@@ -299,10 +332,21 @@ def _check_values(config: Config) -> None:
     ):
         if not low <= number <= high:
             raise values.BadValue(f"{what} = {number:g} is out of range", f"write a value from {low:g} to {high:g}")
+    if nginx.layout == "include":
+        _check_include(nginx)
     _check_api(config.api)
     _check_discovery(config.discovery)
     for rule in config.claims:
         _check_claim(rule)
+
+
+def _check_include(nginx: Nginx) -> None:
+    if not nginx.dir:
+        raise values.BadValue(
+            "nginx.layout = include needs nginx.dir", "name the directory of the host that nginx has at /etc/nginx/sites-enabled"
+        )
+    if nginx.cold_start == "wait":
+        raise values.BadValue("nginx.cold_start = wait needs nginx.layout = full", 'write "last-good", or nothing')
 
 
 def _check_discovery(discovery: Discovery) -> None:

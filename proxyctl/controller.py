@@ -17,8 +17,8 @@ from jinja2 import TemplateError
 from proxyctl import steady
 from proxyctl.cycle import Course, Parts, Policy
 from proxyctl.fileset import FileSet
-from proxyctl.model import CycleReport, EngineRefused, EngineUnavailable, Plan, RouteTable, Snapshot, Wake
-from proxyctl.plan import planner, routes
+from proxyctl.model import CycleReport, Drain, DrainPhase, EngineRefused, EngineUnavailable, Plan, RouteTable, Snapshot, Wake
+from proxyctl.plan import drain, planner, routes
 from proxyctl.plan.quarantine import Served
 from proxyctl.publication import Publication, PutBack
 from proxyctl.publish.nginx import JoinResult, NginxInstance, NginxMissing
@@ -54,6 +54,7 @@ class Controller:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._snapshot = Snapshot({})
         self._unjoinable: Mapping[str, str] = {}
+        self._drained = False
         self.nginx: NginxInstance | None = None
         self.plan: Plan | None = None
         self._remembered: RouteTable | None = None
@@ -84,6 +85,21 @@ class Controller:
     def published(self) -> RouteTable:
         """The table that is live."""
         return self._publication.table
+
+    @property
+    def drain(self) -> DrainPhase:
+        return "drained" if self._drained else self._publication.drain
+
+    async def change_drain(self, notice: float | None, who: str) -> None:
+        """Lets the host be left, with so many seconds for the balancer to notice; None: no more. Raises OSError, and then nothing
+        has changed. It holds over restarts."""
+        async with self._cycling:
+            wanted = None if notice is None else self.state.drain or Drain(steady.now(), notice)
+            state = replace(self.state, drain=wanted)
+            self._parts.store.save(state)
+            self.state = state
+        reason = f"{'undrained' if notice is None else 'drained'} by {who}"
+        self._parts.wakes.post(Wake((reason,), urgent=True, at=time.monotonic()))
 
     async def run(self) -> None:
         while True:
@@ -201,6 +217,7 @@ class Controller:
         plan = await self._roll(course, nginx, plan)
         if self._waits(plan):
             return
+        self._publication.drain = drain.phase(self.state.drain, steady.now())
         leaving = asyncio.create_task(self._leave(nginx, plan))
         try:
             fileset = await self._publication.bring_live(course, plan, self._snapshot, nginx)
@@ -215,11 +232,20 @@ class Controller:
         self._stop_retired()
         if plan.ahead is not plan.table:
             await self._test_ahead(course, plan, nginx)
+        await self._follow_drain(nginx)
         if plan.holding:
             self._later(1.0, "warming up")
         if plan.until_unix < math.inf:
             ends = math.ceil(plan.until_unix / GRACES_END) * GRACES_END
             self._later(max(0.0, ends - steady.now()) + 0.01, "the end of a grace")
+
+    async def _follow_drain(self, nginx: NginxInstance) -> None:
+        phase = self._publication.drain
+        self._drained = phase == "ending" and (self._drained or await self._parts.reloader.is_alone(nginx))
+        if phase == "noticing":
+            self._later(drain.ends(self.state.drain) - steady.now() + 0.01, "the balancer has noticed")
+        elif phase == "ending" and not self._drained:
+            self._later(1.0, "requests end")
 
     def _waits(self, plan: Plan) -> bool:
         """Whether nginx had better go on with what it has, for a moment: without a state that tells what was healthy, a first
@@ -293,7 +319,7 @@ class Controller:
         except (EngineRefused, EngineUnavailable) as error:
             self._later(RETRY_AFTER, f"{container[:12]} could not be stopped: {error}")
 
-    async def say(self, service: str, word: Word) -> tuple[str, str]:
+    async def say(self, service: str, word: Word) -> str:
         """An operator's word: what was done, and what comes next. It is kept before this returns. Raises Illegal, OSError."""
         async with self._cycling:
             if self.nginx is None:
@@ -301,13 +327,13 @@ class Controller:
             done = self.rollouts.say(self._planner, self._inputs(self.nginx), service, word, steady.now())
             self._save_rollouts()
             self._parts.wakes.post(Wake((f"{word.verb} {service}",), urgent=True, at=time.monotonic()))
-            return done, self.rollouts.outlook(service, steady.now())
+            return "; ".join(filter(None, (done, self.rollouts.outlook(service, steady.now()))))
 
     @property
     def frozen(self) -> bool:
         return self.rollouts.frozen
 
-    def told(self) -> tuple[Told, ...]:
+    def versions(self) -> tuple[Told, ...]:
         """The versions of every service, for those who show them."""
         return self.rollouts.told(steady.now())
 

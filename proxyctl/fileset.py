@@ -49,8 +49,15 @@ class FileSet:
     digest: str
     main: str
     """nginx.conf: settings and one include of the manifest, as published."""
+    draft: str
+    """Names the draft: digest of the whole and of what is beside it."""
     draft_main: str
-    """The same with the draft's own list included: `nginx -t` must see it before this boot has published anything."""
+    """The same with the draft's own list included: `nginx -t` must see it before this boot has published anything. With the
+    nginx.conf of somebody else around it, where there is one."""
+    draft_links: Mapping[str, str]
+    """Names beside it -> where they lead."""
+    neighbours: bool
+    """Whether there are files of others that nginx reads with it."""
     manifest: str
     frame: str
     """The manifest without objects."""

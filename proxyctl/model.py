@@ -6,7 +6,7 @@ Times are seconds (float, monotonic unless a field says `unix`); addresses are t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from proxyctl.versions import PLAIN_ROLLOUT, FailureReason, Settings, Version
@@ -271,6 +271,38 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What an nginx that somebody else runs reads beside proxyctl's file. Nothing when nginx.conf is proxyctl's own."""
+
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    """Server names on port 80 -> the file that has them."""
+    digest: str = ""
+    """Of all that is in them."""
+    around: tuple[str, str] = ("", "")
+    """nginx.conf before and after the place where proxyctl's file is included."""
+    links: Mapping[str, str] = field(default_factory=dict)
+    """What relative paths begin with -> where that is: they count from the folder of nginx.conf, and a draft's is elsewhere."""
+    workers: int = 0
+    """Worker processes that nginx.conf sets; 0: as many as there are processors."""
+    refused: str = ""
+    """Why nginx does not take its own configuration. Then the rest is as it was when it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The host is to be left: its balancer is told, and what is under way ends. Times as in `Owner.lost_unix`."""
+
+    since_unix: float
+    notice: float
+    """Seconds that the balancer needs to notice."""
+
+
+DrainPhase = Literal["serving", "noticing", "ending", "drained"]
+"""noticing: the health address says 503, and everything is served as before; ending: the workers from before end with their
+requests; drained: none of them is left."""
+
+
+@dataclass(frozen=True, slots=True)
 class NginxView:
     """What planning must know of the nginx container. `version`: (1, 31, 3); `networks`: name to gateway address."""
 
@@ -283,6 +315,7 @@ class NginxView:
     runtime_dir: str
     """Where the directory that a boot clears appears inside the container."""
     logs_dir: str
+    neighbours: Neighbours = Neighbours()
 
 
 @dataclass(frozen=True, slots=True)

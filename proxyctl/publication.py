@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 
 from proxyctl.acceptance import Acceptance
 from proxyctl.cycle import Course, Parts, Policy
 from proxyctl.fileset import FileSet
-from proxyctl.model import Plan, RouteTable, Snapshot, Wake
+from proxyctl.model import DrainPhase, Plan, RouteTable, Snapshot, Wake
 from proxyctl.plan import changes
 from proxyctl.plan.quarantine import Served
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.publish.promote import Published
 from proxyctl.publish.reload import Live, NotProved
-from proxyctl.publish.test import Tested
+from proxyctl.publish.test import Refused, Tested
 from proxyctl.retirement import Retirement
 from proxyctl.state import State
 
@@ -48,6 +49,7 @@ class Publication:
         """A new proof whose old workers are not accounted for yet."""
         self.table = RouteTable()
         """The one that is live."""
+        self.drain: DrainPhase = "serving"
         self.places = state.places
         """Hosts with paths that are live: `a.example/git`."""
 
@@ -64,7 +66,9 @@ class Publication:
 
     def render(self, course: Course, served: Served, nginx: NginxInstance) -> FileSet:
         with course.stage("render"):
-            return self.policy.renderer.render(served.table, nginx.view, self.policy.nginx, served.files)
+            return self.policy.renderer.render(
+                served.table, nginx.view, replace(self.policy.nginx, drain=self.drain), served.files
+            )
 
     async def _is_live(self, fileset: FileSet, nginx: NginxInstance, wake: Wake) -> bool:
         """Whether nginx is known to run `fileset`; asks it when it is another nginx, or when everything is read anew."""
@@ -72,13 +76,15 @@ class Publication:
             return True
         if self._parts.reference.current() != fileset.digest:
             return False
-        adopted = await self._parts.reloader.adopt(fileset.digest, nginx, self.policy.nginx.workers)
+        adopted = await self._parts.reloader.adopt(fileset.digest, nginx, self._workers(nginx))
         if adopted:
             self.live = self._unretired = adopted
         return adopted is not None
 
     async def bring_live(self, course: Course, plan: Plan, snapshot: Snapshot, nginx: NginxInstance) -> FileSet:
         """Publishes what is wanted, less what nginx refuses of it, unless that is live already."""
+        if nginx.view.neighbours.refused:
+            raise Refused(nginx.view.neighbours.refused)
         files = self.policy.operator_files
         wanted, coming = Served(plan.table, files), Served(plan.ahead, files)
         served = self.acceptance.reduce(wanted, coming)
@@ -138,8 +144,11 @@ class Publication:
         self._rested = min(max(self._rested, now) + 1 / RATE, now + BURST / RATE)
         with course.stage("prove"):
             self.live = self._unretired = await self._parts.reloader.reload(
-                published, nginx, self.live, self.policy.nginx.workers, self._parts.tester.parsing
+                published, nginx, self.live, self._workers(nginx), self._parts.tester.parsing
             )
+
+    def _workers(self, nginx: NginxInstance) -> int:
+        return nginx.view.neighbours.workers or self.policy.nginx.workers
 
     async def _judge(self, error: NotProved, published: Published, wanted: Served, fileset: FileSet) -> None:
         """Blames nobody for what nginx says about files that somebody else has changed meanwhile; mends them instead."""
@@ -150,9 +159,12 @@ class Publication:
 
     async def _put_back(self, course: Course, published: Published, nginx: NginxInstance, why: NotProved) -> None:
         """The last good configuration again, proved. Raises NotProved in any case: the wanted one is not live."""
-        if not published.previous or published.previous == published.digest:
+        if not self._parts.reference.can_restore(published):
             raise why
         back = await self._parts.reference.restore(published)
+        if not back.digest:
+            self.live = None
+            raise NotProved(f"{why.reason}; nothing of ours is published")
         try:
             await self._reload(course, back, nginx)
         except NotProved as error:

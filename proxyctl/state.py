@@ -20,7 +20,7 @@ import msgspec
 
 from proxyctl.files import sync_directory, write_whole
 from proxyctl.fileset import Generation
-from proxyctl.model import Owner, ProbeKey, VirtualHost
+from proxyctl.model import Drain, Owner, ProbeKey, VirtualHost
 from proxyctl.versions import Rollout
 
 SCHEMA = 1
@@ -47,6 +47,8 @@ class State:
     """By service, where there are versions or an operator has said something."""
     frozen: bool = False
     """No version is swapped in until an operator says so."""
+    drain: Drain | None = None
+    """Since when the host is to be left; None when it is not."""
 
 
 PORTABLE = ("owners", "rollouts", "frozen")

@@ -162,6 +162,10 @@ class Load:
             raise self._failure
         return self.report
 
+    def move(self, port: int) -> None:
+        """Opens connections there from now on; what is open stays where it is."""
+        self._port = port
+
     @property
     def report(self) -> Report:
         """What happened so far."""

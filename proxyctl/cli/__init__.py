@@ -31,6 +31,7 @@ COMMANDS = {
     "history": "history:history",
     "events": "history:events",
     "doctor": "doctor:doctor",
+    "host": "host:host",
     "export": "transfer:export",
     "import": "transfer:import_",
     "version": "version:version",

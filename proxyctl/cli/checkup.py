@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ from proxyctl.cli.client import Refused, TimedOut, Unreachable, connect
 from proxyctl.config import Config, ConfigError
 from proxyctl.model import EngineRefused, EngineUnavailable
 from proxyctl.publish import workers
-from proxyctl.publish.nginx import NginxContainer, NginxInstance, NginxMissing
+from proxyctl.publish.nginx import NginxInstance, NginxMissing
 from proxyctl.serve import listeners
 from proxyctl.serve.guard import Tokens
 
@@ -90,7 +90,7 @@ async def _nginx(app: App) -> AsyncIterator[Finding]:
                 "warn", "nginx", f"{name} is {raw['State']['Status']}", f"docker start {name}; docker logs {name} tells why"
             )
             return
-        nginx = await NginxContainer(app.engine, replace(await app.nginx_spec(), create=False)).ensure()
+        nginx = await (await app.nginx_container(look=True)).ensure()
     except (NginxMissing, EngineRefused, EngineUnavailable) as error:
         yield Finding("fail", "nginx", str(error))
         return
@@ -170,7 +170,7 @@ def _runtime(config: Config) -> Finding:
     path = config.runtime_dir
     kind = filesystem(_existing(path))
     found = f"{path} on {kind or 'an unknown filesystem'}"
-    if config.nginx.cold_start == "wait" and kind not in ("tmpfs", "ramfs"):
+    if config.cold_start == "wait" and kind not in ("tmpfs", "ramfs"):
         todo = "put state.runtime on a tmpfs (/run is one): a boot must clear it, or old addresses are served after it"
         return Finding("warn", "state.runtime", found, todo)
     if not os.access(_existing(path), os.W_OK | os.X_OK):

@@ -7,21 +7,19 @@ async with Client(Path("/run/proxyctl/api.sock")) as client:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import aiohttp
 import msgspec
-from msgspec import Struct
 
 from proxyctl.serve.explain import Explanation
 from proxyctl.serve.history import Cycle, Cycles
-from proxyctl.serve.views import SCHEMA, Rollouts, Status, Targets
+from proxyctl.serve.views import SCHEMA, Change, Rollouts, Status, Targets
 
 T = TypeVar("T")
-TIMEOUT = 30.0
-"""Seconds. A word waits for the cycle that runs."""
+TIMEOUT = 10.0
 CONFLICT = 409
 
 
@@ -51,24 +49,30 @@ class Client:
         self._session = session
         self._path = path
 
-    async def raw(self, path: str, query: Mapping[str, str] | None = None, body: Struct | None = None) -> bytes:
-        """The JSON of an endpoint as it was sent; `body` makes it a change. Raises Unreachable, TimedOut, Refused, Declined."""
-        sent = None if body is None else msgspec.json.encode(body)
+    async def raw(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
+        """The JSON of an endpoint as it was sent. Raises Unreachable, TimedOut, Refused."""
+        return await self._answer(self._session.get(path, params=query))
+
+    async def change(self, path: str, wish: object = None) -> str:
+        """What will happen. Raises as `raw`."""
+        return _decode(await self._answer(self._session.post(path, data=msgspec.json.encode(wish or {}))), Change).outlook
+
+    async def _answer(self, request: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> bytes:
         try:
-            async with self._session.request("GET" if body is None else "POST", path, params=query, data=sent) as response:
-                received, status = await response.read(), response.status
+            async with request as response:
+                body, status = await response.read(), response.status
         except (aiohttp.ClientConnectionError, OSError) as error:
             raise self._unreachable(error) from error
-        head = _decode(received, _Schema)
-        if status == CONFLICT:
-            raise Declined(head.error)
+        head = _decode(body, _Schema)
         if head.schema != SCHEMA:
             raise Refused(
                 f"the controller at {self._path} speaks schema {head.schema}, this command {SCHEMA}: use the same release"
             )
+        if status == CONFLICT:
+            raise Declined(head.error)
         if head.error and status >= 400:
             raise Refused(head.error)
-        return received
+        return body
 
     def _unreachable(self, error: Exception) -> Exception:
         if isinstance(error, TimeoutError):

@@ -33,7 +33,7 @@ from proxyctl.model import (
     VirtualHost,
 )
 from proxyctl.plan import planner, routes
-from proxyctl.publish.nginx import NginxContainer, NginxInstance, NginxMissing, bootstrap_view
+from proxyctl.publish.nginx import NginxInstance, NginxMissing, bootstrap_view
 from proxyctl.serve.views import Targets
 from proxyctl.state import State
 
@@ -142,7 +142,7 @@ async def find_nginx(app: App, note: Note) -> NginxInstance | None:
         note(f"the container {name} does not run: rendered for the nginx of {app.config.nginx.image}, in no network")
         return None
     try:
-        return await NginxContainer(app.engine, replace(await app.nginx_spec(), create=False)).ensure()
+        return await (await app.nginx_container(look=True)).ensure()
     except NginxMissing as error:
         note(str(error))
         return None

@@ -86,6 +86,16 @@ class Command(click.Command):
         return [*params, *_again(ctx)]
 
 
+class Group(click.Group):
+    """Commands of one subject. It takes the global options after its name, too, and so do they."""
+
+    command_class = Command
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        params: Sequence[click.Parameter] = super().get_params(ctx)
+        return [*params, *_again(ctx)]
+
+
 def _again(ctx: click.Context) -> list[click.Parameter]:
     """The same objects for one context: click compares parameters by identity while it parses."""
     key = "proxyctl.cli.global"
@@ -93,6 +103,16 @@ def _again(ctx: click.Context) -> list[click.Parameter]:
         ctx.meta[key] = GLOBAL()
     params: list[click.Parameter] = ctx.meta[key]
     return params
+
+
+def duration(text: str) -> float:
+    """An option's type: `500ms`, `30s`, `5m` -> seconds."""
+    from proxyctl import values
+
+    try:
+        return values.duration(text)
+    except values.BadValue as bad:
+        raise click.BadParameter(str(bad)) from bad
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document, with a `schema` number.")

@@ -58,7 +58,8 @@ def diff(options: Options) -> int:
     """
     from proxyctl.cli.offline import draw
 
-    published = _published(options.config().nginx_dir)
+    config = options.config()
+    published = _published(config.home, config.reference)
     wanted = _by_subject(_files(draw(options, _note).fileset))
     different = False
     for subject in sorted(published.keys() | wanted.keys()):
@@ -80,10 +81,10 @@ def _difference(subject: str, before: str, after: str) -> Iterator[str]:
     yield from lines
 
 
-def _published(directory: Path) -> Mapping[str, str]:
+def _published(directory: Path, reference: Path) -> Mapping[str, str]:
     """The files behind the reference, by subject; empty when nothing is published. Raises Stop."""
     try:
-        main = directory / (directory / "nginx.conf").readlink()
+        main = reference.parent / reference.readlink()
         digest = main.stem
         manifest = (directory / "manifests" / f"{digest}.conf").read_text(encoding="utf-8")
         files = {f"mains/{digest}.conf": main.read_text(encoding="utf-8"), f"manifests/{digest}.conf": manifest}

@@ -38,12 +38,12 @@ def status(options: Options, *, watch: bool, as_json: bool) -> int:
 
 
 def _show(status: Status, now: float) -> None:
-    word, style = ("In sync", "bold green") if status.ready else ("Not in sync", "bold red")
+    word, style = ("In sync", "bold green") if not status.error else ("Not in sync", "bold red")
     say(line((word, style), (headline(status, now), "")))
     if status.routes:
         say()
         table(("ROUTE", "SERVICE", "TARGETS", "STATE", ""), map(_row, status.routes))
-    elif status.ready:
+    elif not status.error:
         say("\nNothing is routed: give a container the label proxyctl.host=a.example, or see `proxyctl check`.")
     if status.frozen:
         say(styled("\nFrozen: no version is rolled out until `proxyctl unfreeze`", "warn"))
@@ -92,6 +92,8 @@ def _problems(status: Status) -> Iterable[str | Text]:
         yield styled(f"  {status.error}", "red")
     elif not status.engine.connected:
         yield f"  the Docker engine at {status.engine.endpoint} does not answer: nothing new is routed until it does"
+    if status.host != "serving":
+        yield f"  the host is to be left ({status.host}): `proxyctl host undrain` takes it back"
     if status.nginx and status.nginx.outdated:
         name = status.nginx.container
         yield f"  {name} was made from other settings than today's: `docker rm -f {name}`, and it is made anew (cuts connections)"

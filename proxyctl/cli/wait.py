@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from proxyctl.cli.asking import ask
-from proxyctl.cli.options import DONE, NEGATIVE, TIMED_OUT, USAGE, Command, Options, Stop
+from proxyctl.cli.options import DONE, NEGATIVE, TIMED_OUT, USAGE, Command, Options, Stop, duration
 from proxyctl.cli.output import say
 
 if TYPE_CHECKING:
@@ -21,19 +21,10 @@ CERTAIN = 10
 """Looks after which a failed version has failed: a container that was started just now may not have been seen yet."""
 
 
-def _seconds(_ctx: click.Context, _param: click.Parameter, text: str) -> float:
-    from proxyctl import values
-
-    try:
-        return values.duration(text)
-    except values.BadValue as bad:
-        raise click.BadParameter(str(bad)) from bad
-
-
 @click.command(cls=Command)
 @click.argument("service")
 @click.option("--version", required=True, metavar="NAME", help="The version that is to be live.")
-@click.option("--timeout", default="5m", show_default=True, callback=_seconds, metavar="DURATION", help="How long at the most.")
+@click.option("--timeout", default="5m", type=duration, help="How long at the most (5m).")
 @click.option("--drained", is_flag=True, help="Until nothing of nginx knows the old version either: it may be stopped then.")
 @click.pass_obj
 def wait(options: Options, service: str, version: str, timeout: float, *, drained: bool) -> int:

@@ -118,10 +118,14 @@ class Court:
         self.rejections: list[Rejection] = []
 
     def settle(
-        self, host: str, claims: Mapping[str, list[Claim]], before: Mapping[str, Owner]
+        self, host: str, claims: Mapping[str, list[Claim]], before: Mapping[str, Owner], by_hand: str = ""
     ) -> tuple[dict[str, Owner], dict[str, list[Claim]]]:
         """Gives the host to one project and each of its paths to one service. Owners, those `before` too, are by host, and by
-        host and path; paths that lost their last claim keep an empty list for a while."""
+        host and path; paths that lost their last claim keep an empty list for a while. `by_hand`: the file of somebody else's
+        that has the host, which makes it nobody's here."""
+        if by_hand:
+            self._dismiss(host, claims, by_hand)
+            return {}, {}
         owners: dict[str, Owner] = {}
         owned: dict[str, list[Claim]] = {}
         everybody = [claim for group in claims.values() for claim in group]
@@ -141,6 +145,11 @@ class Court:
                     self._reject(claim, "host-taken", "host", f"{shown(place)} belongs to the service {owner.service}", hint)
         self._hold(host, owners, owned, before)
         return owners, owned
+
+    def _dismiss(self, host: str, claims: Mapping[str, list[Claim]], by_hand: str) -> None:
+        for claim in (claim for group in claims.values() for claim in group):
+            hint = f"choose another host, or take the name out of {by_hand}"
+            self._reject(claim, "host-taken", "host", f"{host} belongs to the hand-written vhost in {by_hand}", hint)
 
     def _owner_of_host(self, group: list[Claim], before: Owner | None) -> Owner:
         """Whoever had it keeps it against other projects for a grace, also when its containers were removed."""

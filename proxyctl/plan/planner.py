@@ -294,7 +294,7 @@ class Planner:
                 if host in claim.route.hosts:
                     places.setdefault(claim.route.path, []).append(claim)
         court = ownership.Court(inputs.claims, inputs.defaults.prefix, inputs.now_unix, self._founder)
-        owners, owned = court.settle(host, places, self._owners.get(host, {}))
+        owners, owned = court.settle(host, places, self._owners.get(host, {}), inputs.nginx.neighbours.hosts.get(host, ""))
         if owners:
             self._owners[host] = owners
         else:

@@ -14,6 +14,7 @@ from proxyctl.fileset import OWN_FILE, FileSet, Refusal
 from proxyctl.model import Location, Rejection, RouteTable, VirtualHost
 
 OBJECT = re.compile(r"/objects/([0-9a-f]{32}\.conf)(?::([0-9]{1,9}))?", re.ASCII)
+PLACE = re.compile(r" in (/.+):[0-9]+$")
 QUOTED = re.compile(r'"([^"]{3,})"')
 
 
@@ -29,8 +30,11 @@ def culprits(reason: str, refused: FileSet, accepted: FileSet | None) -> Suspect
     """The parts that nginx names by file and line, else those that hold the name it quotes, else all that are new.
 
     `accepted`: the last configuration that nginx took. Nobody when the draft has nothing new: then what nginx refuses is the
-    frame around the vhosts, and nothing can be left out.
+    frame around the vhosts, and nothing can be left out. Nobody either when it names a file beside them that is somebody else's.
     """
+    place = PLACE.search(reason)
+    if refused.neighbours and place and not place[1].startswith(refused.objects_dir.removesuffix("objects")):
+        return Suspects(frozenset())
     known = {part.text for file in accepted.objects.values() for part in file.parts} if accepted else set()
     named = set()
     for name, line in OBJECT.findall(reason):

@@ -16,9 +16,18 @@ from dataclasses import dataclass, replace
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 
 from proxyctl.fileset import OWN_FILE, ConfigFile, ConfigPart, FileSet
-from proxyctl.model import Location, NginxView, RouteTable, VirtualHost
+from proxyctl.model import DrainPhase, Location, NginxView, RouteTable, VirtualHost
 
-TEMPLATES = ("nginx.conf.j2", "manifest.conf.j2", "server.conf.j2", "upstream.conf.j2", "headers.j2")
+TEMPLATES = (
+    "nginx.conf.j2",
+    "included.conf.j2",
+    "manifest.conf.j2",
+    "server.conf.j2",
+    "upstream.conf.j2",
+    "variables.j2",
+    "sites.j2",
+    "headers.j2",
+)
 """What an operator can override one by one."""
 GROUP_DIGITS = 2
 """Of a digest in hex: hosts go into 256 files."""
@@ -39,6 +48,10 @@ class NginxSettings:
     token: str
     """The server name, 128 random bits, under which nginx tells its digest."""
     wait_after_boot: bool
+    included: bool = False
+    """nginx.conf is somebody else's."""
+    drain: DrainPhase = "serving"
+    """What nginx tells the balancer."""
 
 
 class Renderer:
@@ -74,6 +87,7 @@ class Renderer:
 
     def _render(self, table: RouteTable, nginx: NginxView, settings: NginxSettings, operator_files: Mapping[str, str]) -> FileSet:
         common = {
+            "included": settings.included,
             "version": nginx.version,
             "ipv6": nginx.ipv6,
             "host": "$host$is_request_port$request_port" if nginx.version >= (1, 29, 3) else "$host$proxyctl_port",
@@ -97,17 +111,22 @@ class Renderer:
             "logs_dir": _safe(nginx.logs_dir),
         }
         objects_dir = _safe(f"{nginx.conf_dir}/objects")
-        manifest = common | {"token": _safe(settings.token), "objects_dir": objects_dir}
+        manifest = common | {"token": _safe(settings.token), "objects_dir": objects_dir, "drain": settings.drain}
         frame = self._main(main, "-") + self._manifest(manifest, ["-"], "-") + dead + self._upstream(_SAMPLE.host, _NOBODY)
         mark = f"{_safe(nginx.runtime_dir)}/liv[e]" if settings.wait_after_boot else nginx.conf_dir
         digest = _digest("\n".join((frame, mark, *included)))
+        draft = _digest(digest + nginx.neighbours.digest) if nginx.neighbours.digest else digest
+        before, after = nginx.neighbours.around
         return FileSet(
             digest=digest,
             main=self._main(main, f"{mark}/manifests/{digest}.conf"),
-            draft_main=self._main(main, f"{nginx.conf_dir}/drafts/{digest}.list.conf"),
+            draft=draft,
+            draft_main=before + self._main(main, f"{nginx.conf_dir}/drafts/{draft}.list.conf") + after,
+            draft_links=nginx.neighbours.links,
+            neighbours=settings.included,
             manifest=self._manifest(manifest, included, digest),
             frame=self._manifest(manifest, [], digest),
-            frame_form=_digest(frame),
+            frame_form=_digest(frame + nginx.neighbours.digest),
             objects=objects | {sample: ConfigFile((ConfigPart("", dead, ()),))},
             sample=sample,
             objects_dir=objects_dir,
@@ -115,7 +134,7 @@ class Renderer:
         )
 
     def _main(self, context: Mapping[str, object], include: str) -> str:
-        return self._text("nginx.conf.j2", context, include=include)
+        return self._text("included.conf.j2" if context["included"] else "nginx.conf.j2", context, include=include)
 
     def _manifest(self, context: Mapping[str, object], objects: list[str], digest: str) -> str:
         return self._text("manifest.conf.j2", context, objects=objects, digest=digest)

@@ -3,17 +3,18 @@
     objects/DIGEST.conf       server and upstream blocks; the name is the digest of the content, so it is never rewritten
     manifests/DIGEST.conf     the includes of one configuration
     mains/DIGEST.conf         its nginx.conf
-    drafts/DIGEST.conf        the same for `nginx -t`
+    drafts/DIGEST.conf        the same for `nginx -t`, between what is around it in an nginx.conf of somebody else
     drafts/DIGEST.list.conf   what that includes: everything, or what nginx has not accepted yet
-    nginx.conf              the one reference: a symlink to a main (promote.py moves it)
 
+The one reference, a symlink to a main, is promote.py's: it lies in that directory, or in the one that somebody else's nginx
+includes, and then all this is in a folder there that the include does not match.
 A file appears under its name whole or not at all: temporary file, fsync, rename, fsync of the directory.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,8 @@ class Drafts:
         """Raises OSError when the partition does not take it; nothing that is live is touched."""
         missing = await asyncio.to_thread(self._missing, fileset)
         if untested is None or untested:
-            missing[f"drafts/{fileset.digest}.list.conf"] = listing(fileset, untested)
+            missing[f"drafts/{fileset.draft}.list.conf"] = listing(fileset, untested)
+            await asyncio.to_thread(self._link, fileset.draft_links)
         if missing:
             await asyncio.to_thread(self._write_all, missing)
         return Draft(fileset, untested)
@@ -77,7 +79,7 @@ class Drafts:
         texts = {
             f"manifests/{fileset.digest}.conf": fileset.manifest,
             f"mains/{fileset.digest}.conf": fileset.main,
-            f"drafts/{fileset.digest}.conf": fileset.draft_main,
+            f"drafts/{fileset.draft}.conf": fileset.draft_main,
         }
         missing = {name: file.text for name, file in files.items() if not self._is_right(name, file)}
         return missing | {name: text for name, text in texts.items() if not self._is_right(name, text)}
@@ -96,6 +98,15 @@ class Drafts:
             return False
         return True
 
+    def _link(self, links: Mapping[str, str]) -> None:
+        """Nothing that is published needs them, so they need not be durable."""
+        for name, target in links.items():
+            path = self._directory / "drafts" / name
+            if not path.is_symlink() or path.readlink() != Path(target):
+                path.unlink(missing_ok=True)
+                path.symlink_to(target)
+            self._present[f"drafts/{name}"] = None
+
     def _write_all(self, files: dict[str, str]) -> None:
         """Several at a time: an fsync takes the disk milliseconds, and a few of them together hardly more."""
         for folder in {name.partition("/")[0] for name in files}:
@@ -111,8 +122,8 @@ class Drafts:
         needed: set[str] = set()
         for fileset in keep:
             needed |= {f"objects/{name}" for name in fileset.objects}
-            needed |= {f"{folder}/{fileset.digest}.conf" for folder in FOLDERS[1:]}
-            needed.add(f"drafts/{fileset.digest}.list.conf")
+            needed |= {f"manifests/{fileset.digest}.conf", f"mains/{fileset.digest}.conf"}
+            needed |= {f"drafts/{name}" for name in (f"{fileset.draft}.conf", f"{fileset.draft}.list.conf", *fileset.draft_links)}
         stale = self._present.keys() - needed
         if stale:
             await asyncio.to_thread(self._remove, stale)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from proxyctl.model import EngineRefused, NginxView
+from proxyctl.model import Container, EngineRefused, Neighbours, NginxView
 
 CONF_DIR, BOOT_DIR, LOGS_DIR = "/etc/proxyctl/conf", "/etc/proxyctl/boot", "/var/log/nginx"
 """Where the three directories appear in a container that proxyctl creates."""
@@ -23,6 +23,7 @@ CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "KILL", "NET_BIND_SERVICE", "SETGID", "
 class Engine(Protocol):
     """What publishing needs of Docker."""
 
+    async def list_containers(self) -> list[Container]: ...
     async def inspect_raw(self, container: str) -> Mapping[str, Any] | None: ...
     async def has_image(self, image: str) -> bool: ...
     async def pull(self, image: str) -> None: ...
@@ -97,9 +98,12 @@ class NginxContainer:
             await self._engine.start(self._spec.name)
         running = await self._engine.inspect_raw(self._spec.name)
         if running is None or running["State"]["Status"] != "running":
-            said = await self._engine.logs(self._spec.name) if running else ""
-            raise NginxMissing(f"the container {self._spec.name} does not run: {_last_line(said)}")
-        return await self._describe(running)
+            said = await self._last_words(self._spec.name) if running else "it is gone"
+            raise NginxMissing(f"the container {self._spec.name} does not run: {said}")
+        return await self._describe(running, self._inside(running), Neighbours())
+
+    async def _last_words(self, container: str) -> str:
+        return _last_line(await self._engine.logs(container))
 
     async def _create(self) -> None:
         if not await self._engine.has_image(self._spec.image):
@@ -148,16 +152,21 @@ class NginxContainer:
         settings["Labels"] = {f"{spec.label_prefix}.nginx": "true", f"{spec.label_prefix}.nginx.settings": fingerprint}
         return settings
 
-    async def _describe(self, raw: Mapping[str, Any]) -> NginxInstance:
+    def _inside(self, raw: Mapping[str, Any]) -> tuple[str, str, str]:
+        """Where the three directories appear in the container."""
         spec = self._spec
         mounts = {str(m.get("Source", "")): str(m.get("Destination", "")) for m in raw.get("Mounts") or []}
-        inside = {}
+        inside = []
         for key, path in (("nginx.dir", spec.conf_dir), ("state.runtime", spec.boot_dir), ("nginx.logs", spec.logs_dir)):
             if str(path) not in mounts:
                 what = f"the container {spec.name} does not mount {path} ({key})"
                 todo = "if another proxyctl uses it, set another nginx.container; else remove it, and it is made anew"
                 raise NginxMissing(f"{what}: {todo}")
-            inside[key] = mounts[str(path)]
+            inside.append(mounts[str(path)])
+        return inside[0], inside[1], inside[2]
+
+    async def _describe(self, raw: Mapping[str, Any], inside: tuple[str, str, str], neighbours: Neighbours) -> NginxInstance:
+        spec = self._spec
         networks = raw["NetworkSettings"]["Networks"] or {}
         host_network = raw["HostConfig"].get("NetworkMode") == "host"
         view = NginxView(
@@ -165,9 +174,10 @@ class NginxContainer:
             networks={} if host_network else {name: str(item.get("Gateway", "")) for name, item in sorted(networks.items())},
             host_network=host_network,
             ipv6=any(item.get("GlobalIPv6Address") for item in networks.values()),
-            conf_dir=inside["nginx.dir"],
-            runtime_dir=inside["state.runtime"],
-            logs_dir=inside["nginx.logs"],
+            conf_dir=inside[0],
+            runtime_dir=inside[1],
+            logs_dir=inside[2],
+            neighbours=neighbours,
         )
         made_from = (raw["Config"].get("Labels") or {}).get(f"{spec.label_prefix}.nginx.settings", "")
         wanted = self._settings()["Labels"][f"{spec.label_prefix}.nginx.settings"]

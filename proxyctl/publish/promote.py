@@ -10,7 +10,6 @@ from proxyctl.files import sync_directory
 from proxyctl.publish.draft import Draft
 from proxyctl.publish.test import Tested
 
-REFERENCE = "nginx.conf"
 BOOT_MARK = "live"
 
 
@@ -23,23 +22,27 @@ class Published:
 
 
 class Reference:
-    """Owns `nginx.conf` and the mark that this boot has published (a symlink in the directory that a boot clears)."""
+    """Owns the one file that nginx reads, and the mark that this boot has published (a symlink in the directory that a boot
+    clears). `optional`: nginx does without that file, so where there was nothing before, nothing is what can be put back."""
 
-    def __init__(self, directory: Path, boot_directory: Path, conf_dir_inside: str) -> None:
-        self._directory = directory
+    def __init__(self, path: Path, home: Path, boot_directory: Path, conf_dir_inside: str, *, optional: bool = False) -> None:
+        self._path = path
+        self._home = home
+        self._mains = home.relative_to(path.parent) / "mains"
+        self._optional = optional
         self._mark = boot_directory / BOOT_MARK
         self._conf_dir_inside = conf_dir_inside
 
     def current(self) -> str:
         """The digest that is published; empty when there is none, or what is there is not ours."""
         try:
-            target = (self._directory / REFERENCE).readlink()
+            target = self._path.readlink()
         except OSError:
             return ""
-        return target.stem if target == Path("mains") / target.name and self._has(target.stem) else ""
+        return target.stem if target == self._mains / target.name and self._has(target.stem) else ""
 
     def _has(self, digest: str) -> bool:
-        return bool(digest) and (self._directory / "mains" / f"{digest}.conf").is_file()
+        return bool(digest) and (self._home / "mains" / f"{digest}.conf").is_file()
 
     def is_marked(self) -> bool:
         """Whether something was published in this boot."""
@@ -52,6 +55,9 @@ class Reference:
         await asyncio.to_thread(self._move, tested.draft.fileset.digest)
         return Published(tested.draft.fileset.digest, previous)
 
+    def can_restore(self, published: Published) -> bool:
+        return published.previous != published.digest and (bool(published.previous) or self._optional)
+
     async def restore(self, published: Published) -> Published:
         """Puts back what was published before; it was Live once, so it needs no test."""
         await asyncio.to_thread(self._move, published.previous)
@@ -62,7 +68,11 @@ class Reference:
         self._point(draft.fileset.digest)
 
     def _point(self, digest: str) -> None:
-        self._link(self._directory / REFERENCE, Path("mains") / f"{digest}.conf")
+        if digest:
+            self._link(self._path, self._mains / f"{digest}.conf")
+        else:
+            self._path.unlink(missing_ok=True)
+            sync_directory(self._path.parent)
 
     def _move(self, digest: str) -> None:
         before = self.current()

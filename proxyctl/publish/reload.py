@@ -126,6 +126,10 @@ class Reloader:
         if refusals:
             raise NotProved(refusals[-1].strip(), refused=True)
 
+    async def is_alone(self, nginx: NginxInstance) -> bool:
+        """Whether no worker is there but those that take connections."""
+        return not (await self._workers(nginx))[1]
+
     async def living(self, nginx: NginxInstance) -> frozenset[int]:
         """Pids of all workers."""
         serving, ending = await self._workers(nginx)

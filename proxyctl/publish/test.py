@@ -69,15 +69,15 @@ class Tester:
     async def show(self, draft: Draft, nginx: NginxInstance) -> None:
         """Lets nginx test what the draft shows of its file set. Raises Refused; EngineRefused when it could not be asked."""
         fileset = draft.fileset
-        path = f"{nginx.view.conf_dir}/drafts/{fileset.digest}.conf"
+        path = f"{nginx.view.conf_dir}/drafts/{fileset.draft}.conf"
         began = time.monotonic()
         status, said = await self._engine.execute(nginx.id, ["nginx", "-e", "stderr", "-t", "-q", "-c", path])
         if status in CRASHED:
             raise Refused(f"nginx crashes on it (exit status {status})")
         if status != 0 and (status != 1 or "nginx:" not in said):
-            raise EngineRefused(500, f"nginx -t could not be run (exit status {status}): {_reason(said)}")
+            raise EngineRefused(500, f"nginx -t could not be run (exit status {status}): {reason_of(said)}")
         if status != 0:
-            raise Refused(_reason(said))
+            raise Refused(reason_of(said))
         self.parsing = max(self.parsing, time.monotonic() - began)
         if len(self._forms) > MOST_FORMS:
             self._forms, self._files = set(), set()
@@ -96,7 +96,7 @@ class Tester:
         return Tested(draft, _Seal())
 
 
-def _reason(said: str) -> str:
+def reason_of(said: str) -> str:
     for line in said.splitlines():
         match = re.search(r"\[emerg\] (?:[0-9]+#[0-9]+: )?(.*)", line)
         if match:

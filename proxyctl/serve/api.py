@@ -1,4 +1,4 @@
-"""HTTP over TCP and over the unix socket: JSON of `views`, the page, metrics, health, and an operator's words.
+"""HTTP over TCP and over the unix socket: JSON of `views`, the page, metrics and health; changes by POST.
 
 Over TCP a `guard` is asked first, and there is a limit to everything that a client can take: connections, requests, bytes, time.
 """
@@ -9,12 +9,12 @@ import asyncio
 import logging
 import secrets
 import socket
-import struct
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar, cast
+from functools import partial
+from typing import Final, cast
 
 import msgspec
 import structlog
@@ -23,14 +23,14 @@ from aiohttp.http import HttpProcessingError
 from jinja2 import TemplateError
 
 from proxyctl.serve import explain, openapi, views
+from proxyctl.serve.changes import Changes, caller
 from proxyctl.serve.feed import Feed, Full
 from proxyctl.serve.guard import Asked, Guard
 from proxyctl.serve.history import KEEP, Cycles, History
-from proxyctl.serve.openapi import Freeze, Said
 from proxyctl.serve.page import Page
 from proxyctl.serve.standing import Standing
 from proxyctl.values import BadValue
-from proxyctl.versions import Illegal, Word
+from proxyctl.versions import Illegal
 
 ENDPOINTS: Final = {
     "/": "the page for people",
@@ -49,9 +49,12 @@ ENDPOINTS: Final = {
 }
 CHANGES: Final = {
     "/api/v1/rollout": "a word about the versions of a service: promote, rollback, pause, resume, retry, weight, maintenance",
-    "/api/v1/freeze": "nothing is rolled out until it is off again",
+    "/api/v1/freeze": "no version is rolled out",
+    "/api/v1/unfreeze": "takes that back",
+    "/api/v1/host/drain": "tells the balancer in front to leave this host, and then lets requests end",
+    "/api/v1/host/undrain": "takes that back",
 }
-"""Answered to POST, with a body in JSON."""
+"""By POST."""
 CYCLES = 50
 KEEP_ALIVE = 15.0
 """Seconds between comments on a quiet event stream, so that proxies and dead clients are noticed."""
@@ -76,17 +79,9 @@ HEADERS = {
 }
 JSON_ONLY = "default-src 'none'; frame-ancestors 'none'"
 
-T = TypeVar("T")
 log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
-
-
-class Operator(Protocol):
-    """controller.Controller, as much as takes words."""
-
-    async def say(self, service: str, word: Word) -> tuple[str, str]: ...
-    async def freeze(self, *, on: bool, by: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +93,7 @@ class Sources:
     feed: Feed
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
     page: Page
-    operator: Operator
+    changes: Changes
 
 
 class Api:
@@ -182,8 +177,15 @@ def application(sources: Sources, guard: Guard | None) -> web.Application:
     }
     for path, handler in routes.items():
         app.router.add_get(path, handler)
-    app.router.add_post("/api/v1/rollout", handlers.rollout)
-    app.router.add_post("/api/v1/freeze", handlers.freeze)
+    changes = {
+        "/api/v1/rollout": sources.changes.rollout,
+        "/api/v1/freeze": sources.changes.freeze,
+        "/api/v1/unfreeze": sources.changes.unfreeze,
+        "/api/v1/host/drain": sources.changes.drain,
+        "/api/v1/host/undrain": sources.changes.undrain,
+    }
+    for path, change in changes.items():
+        app.router.add_post(path, partial(handlers.change, change))
     return app
 
 
@@ -201,13 +203,15 @@ async def _speak(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except web.HTTPNotFound:
-        response = _problem(404, f"there is no {request.path}", endpoints=ENDPOINTS, changes=CHANGES)
+        response = _problem(404, f"there is no {request.path}", endpoints=ENDPOINTS | CHANGES)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
-        response = _problem(405, f"{request.method} is not possible here, but {allowed}")
+        response = _problem(405, f"{request.method} is not possible here, only {allowed}")
         response.headers["Allow"] = allowed
     except web.HTTPRequestEntityTooLarge:
         response = _problem(413, f"the body is longer than {BODY} bytes")
+    except Illegal as illegal:
+        response = _problem(409, str(illegal))
     except BadValue as bad:
         response = _problem(400, str(bad))
     if request.can_read_body and not response.prepared:
@@ -283,7 +287,7 @@ class _Handlers:
 
     async def healthz(self, _: web.Request) -> web.Response:
         standing = self._sources.standing()
-        return _text("alive") if standing.alive else _text(standing.not_ready, 503)
+        return _text("alive") if standing.alive else _text(standing.trouble, 503)
 
     async def readyz(self, _: web.Request) -> web.Response:
         reason = self._sources.standing().not_ready
@@ -330,22 +334,16 @@ class _Handlers:
     async def rollouts(self, _: web.Request) -> web.Response:
         return _json(views.rollouts(self._sources.standing()))
 
-    async def rollout(self, request: web.Request) -> web.Response:
-        said = await _said(request, Said)
-        word = Word(said.verb, said.value, said.who or _peer(request), said.why)
-        return await _changed(self._sources.operator.say(said.service, word))
-
-    async def freeze(self, request: web.Request) -> web.Response:
-        said = await _said(request, Freeze)
-        by = f" ({': '.join(filter(None, (said.who or _peer(request), said.why)))})"
-        return await _changed(self._frozen(said.on, by))
-
-    async def _frozen(self, on: bool, by: str) -> tuple[str, str]:  # noqa: FBT001 - as it was sent
-        await self._sources.operator.freeze(on=on, by=by)
-        return ("frozen", "no version is rolled out until `proxyctl unfreeze`") if on else ("unfrozen", "")
-
     async def openapi(self, _: web.Request) -> web.Response:
         return _json(openapi.description(ENDPOINTS, CHANGES))
+
+    async def change(self, change: Callable[[bytes, str], Awaitable[str]], request: web.Request) -> web.Response:
+        transport = request.transport
+        who = caller(transport.get_extra_info("socket") if transport else None, request.remote)
+        try:
+            return _json(views.Change(outlook=await change(await request.read(), who)))
+        except OSError as error:
+            return _problem(503, f"nothing has changed, since it cannot be written down: {error}")
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         headers = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
@@ -362,32 +360,6 @@ class _Handlers:
                 return response
         except Full:
             return _problem(503, "there are too many followers already, or the controller is ending")
-
-
-async def _said(request: web.Request, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(await request.read(), type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BadValue(f"the body cannot be taken: {error}", "see /api/v1/openapi") from error
-
-
-async def _changed(change: Awaitable[tuple[str, str]]) -> web.Response:
-    try:
-        done, outlook = await change
-    except Illegal as illegal:
-        return _problem(409, str(illegal))
-    except OSError as error:
-        return _problem(503, f"it cannot be kept, and so is not done: {error}")
-    return _json(views.Done(done=done, outlook=outlook))
-
-
-def _peer(request: web.Request) -> str:
-    """Who speaks, as the kernel knows them; over TCP a token was shown."""
-    peer = request.transport.get_extra_info("socket") if request.transport else None
-    if peer is None or peer.family != socket.AF_UNIX:
-        return "a token over TCP"
-    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return f"uid {uid}"
 
 
 async def _forward(queue: asyncio.Queue[bytes | None], response: web.StreamResponse) -> None:

@@ -88,7 +88,7 @@ def _of_path(own: Iterable[Route], path: str) -> Route | None:
 def _answer(
     standing: Standing, host: str, path: str, own: tuple[Route, ...], route: Route | None
 ) -> tuple[Literal["served", "unavailable", "unknown-path", "unknown-host"], str]:
-    late = "" if standing.in_sync else f" (nginx does not run the latest configuration: {standing.not_ready})"
+    late = "" if standing.in_sync else f" (nginx does not run the latest configuration: {standing.trouble})"
     if not own:
         return "unknown-host", f"nobody serves {host}: nginx answers 404{late}"
     if route is None:

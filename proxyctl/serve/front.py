@@ -13,7 +13,8 @@ from proxyctl.config import Config
 from proxyctl.fileset import NginxWorker
 from proxyctl.model import CycleReport, EngineRefused, EngineUnavailable
 from proxyctl.serve import listeners
-from proxyctl.serve.api import Api, Operator, Sources
+from proxyctl.serve.api import Api, Sources
+from proxyctl.serve.changes import Changes
 from proxyctl.serve.feed import Feed
 from proxyctl.serve.guard import Guard, Tokens
 from proxyctl.serve.history import Cycle, History
@@ -37,7 +38,7 @@ class Front:
         standing: Callable[[History], Standing],
         workers: Workers,
         page: Callable[[], str],
-        operator: Operator,
+        changes: Changes,
     ) -> None:
         self._config = config
         self._workers = workers
@@ -48,7 +49,7 @@ class Front:
         self.history.listeners.append(self._publish)
         self.metrics = Metrics(lambda: standing(self.history))
         self.sinks: tuple[Callable[[CycleReport], None], ...] = (self.history, self.metrics)
-        self._api = Api(Sources(lambda: standing(self.history), self.history, self._feed, self._scrape, Page(page), operator))
+        self._api = Api(Sources(lambda: standing(self.history), self.history, self._feed, self._scrape, Page(page), changes))
 
     async def start(self) -> None:
         """Raises CannotListen or ConfigError, and then nothing listens."""

@@ -67,7 +67,7 @@ class Systemd:
 
     def __call__(self, _: CycleReport) -> None:
         self._news.set()
-        if not self._started and not self._standing().not_ready:
+        if not self._started and not self._standing().trouble:
             self._ready()
 
     async def run(self) -> None:
@@ -129,6 +129,6 @@ class Systemd:
 
 def line(standing: Standing) -> str:
     """Whether the world is as the labels ask."""
-    if standing.not_ready:
-        return f"Not in sync: {standing.not_ready}"
+    if standing.trouble:
+        return f"Not in sync: {standing.trouble}"
     return f"In sync: {views.summary(views.status(standing))}"

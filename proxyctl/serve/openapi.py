@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -11,11 +11,6 @@ from proxyctl import __version__
 from proxyctl.serve import views
 from proxyctl.serve.explain import Explanation
 from proxyctl.serve.history import KEEP, Cycles
-from proxyctl.values import MAX_NAME
-from proxyctl.versions import Verb
-
-MAX_WHY = 500
-"""Characters of a reason."""
 
 
 class Problem(msgspec.Struct):
@@ -25,24 +20,6 @@ class Problem(msgspec.Struct):
     error: str
 
 
-class Said(msgspec.Struct, forbid_unknown_fields=True):
-    """What an operator says about the versions of a service."""
-
-    service: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
-    verb: Verb
-    value: Annotated[int, msgspec.Meta(ge=0, le=99)] = 0
-    """Of `weight`: percent for the new version; of `maintenance`: 1 is on."""
-    who: Annotated[str, msgspec.Meta(max_length=MAX_NAME)] = ""
-    why: Annotated[str, msgspec.Meta(max_length=MAX_WHY)] = ""
-
-
-class Freeze(msgspec.Struct, forbid_unknown_fields=True):
-    on: bool
-    who: Annotated[str, msgspec.Meta(max_length=MAX_NAME)] = ""
-    why: Annotated[str, msgspec.Meta(max_length=MAX_WHY)] = ""
-
-
-BODIES: Final[Mapping[str, type]] = {"/api/v1/rollout": Said, "/api/v1/freeze": Freeze}
 JSON: Final[Mapping[str, type]] = {
     "/api/v1/status": views.Status,
     "/api/v1/services": views.Services,
@@ -60,9 +37,19 @@ QUERY: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 
 
+WISHES: Final[Mapping[str, type]] = {
+    "/api/v1/rollout": views.RolloutWish,
+    "/api/v1/freeze": views.FreezeWish,
+    "/api/v1/unfreeze": views.FreezeWish,
+    "/api/v1/host/drain": views.DrainWish,
+    "/api/v1/host/undrain": views.NoWish,
+}
+"""Bodies of changes."""
+
+
 def description(endpoints: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, Any]:
-    """`endpoints`: path -> what it answers, in words; `changes`: path -> what a POST does."""
-    kinds: list[type] = [*JSON.values(), *BODIES.values(), views.Done, Problem]
+    """Path -> what it answers, or what it changes, in words."""
+    kinds: list[type] = [*JSON.values(), Problem, views.Change, *dict.fromkeys(WISHES.values())]
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     known = dict(zip(kinds, schemas, strict=True))
     problem = _answer("what is wrong, in words", "application/json", known[Problem])
@@ -77,14 +64,8 @@ def description(endpoints: Mapping[str, str], changes: Mapping[str, str]) -> dic
             responses["5XX"] = responses["503"] = _answer("why not", "text/plain", None)
         paths[path] = {"get": {"summary": words, "parameters": _parameters(path), "responses": responses}}
     for path, words in changes.items():
-        body = {"required": True, "content": {"application/json": {"schema": known[BODIES[path]]}}}
-        done = _answer("what was done, and what comes next", "application/json", known[views.Done])
-        responses = {
-            "200": done,
-            "409": problem | {"description": "why that is not possible now"},
-            "4XX": problem,
-            "503": problem,
-        }
+        responses = {"200": _answer("what will happen", "application/json", known[views.Change]), "4XX": problem, "503": problem}
+        body = {"content": {"application/json": {"schema": known[WISHES[path]]}}}
         paths[path] = {"post": {"summary": words, "requestBody": body, "responses": responses}}
     info = {"title": "proxyctl", "version": __version__}
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": components}}

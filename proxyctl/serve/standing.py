@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from proxyctl.model import Container, NginxView, Owner, Plan, Rejection, RouteTable, Snapshot
+from proxyctl.model import Container, DrainPhase, NginxView, Owner, Plan, Rejection, RouteTable, Snapshot
 from proxyctl.serve.history import History
 from proxyctl.versions import Told
 
@@ -58,7 +58,9 @@ class Controller(Protocol):
     def beat(self) -> float: ...
     @property
     def frozen(self) -> bool: ...
-    def told(self) -> tuple[Told, ...]: ...
+    def versions(self) -> tuple[Told, ...]: ...
+    @property
+    def drain(self) -> DrainPhase: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,15 @@ class Standing:
     containers: Mapping[str, Container] = field(default_factory=dict)
     rollouts: tuple[Told, ...] = ()
     frozen: bool = False
+    host: DrainPhase = "serving"
 
     @property
     def not_ready(self) -> str:
+        """Why a balancer should send nothing here, in words; empty when it may."""
+        return self.trouble or (f"the host is to be left: {self.host}" if self.host != "serving" else "")
+
+    @property
+    def trouble(self) -> str:
         """Why not everything that is wanted is live, in words; empty when it is."""
         if not self.alive:
             return "the controller's loop has shown no life for a while"
@@ -127,6 +135,7 @@ def read(controller: Controller, place: Place, history: History, *, connected: b
         owners=plan.owners if plan else {},
         rejections=history.rejections,
         containers=controller.snapshot.containers,
-        rollouts=controller.told(),
+        rollouts=controller.versions(),
         frozen=controller.frozen,
+        host=controller.drain,
     )

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from proxyctl.model import Location, Rejection, RoutedTarget, TargetState
+import msgspec
+
+from proxyctl.model import DrainPhase, Location, Rejection, RoutedTarget, TargetState
 from proxyctl.serve.standing import Standing
-from proxyctl.versions import Phase, Told
+from proxyctl.values import MAX_NAME
+from proxyctl.versions import Phase, Told, Verb
 
 SCHEMA = 1
+MAX_WHY = 500
+"""Characters of a reason."""
 
 RouteState = Literal["ok", "degraded", "fail-open", "starting", "maintenance", "down"]
 """degraded: something that should serve does not; fail-open: nothing is healthy, what is alive serves; starting: nothing has
@@ -180,12 +185,38 @@ class Rollouts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """What an operator's word has done, and what comes next."""
+class Change:
+    """The answer to a change: what will happen."""
 
     schema: int = SCHEMA
-    done: str
-    outlook: str = ""
+    outlook: str
+
+
+class NoWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a change takes that takes nothing."""
+
+
+class DrainWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What POST /api/v1/host/drain takes."""
+
+    notice: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 15.0
+    """Seconds for which everything is served on while the health address says 503."""
+
+
+class RolloutWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What POST /api/v1/rollout takes: a word about the versions of a service."""
+
+    service: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+    verb: Verb
+    value: Annotated[int, msgspec.Meta(ge=0, le=99)] = 0
+    """Of `weight`: percent for the new version; of `maintenance`: 1 is on."""
+    why: Annotated[str, msgspec.Meta(max_length=MAX_WHY)] = ""
+
+
+class FreezeWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What POST /api/v1/freeze and unfreeze take."""
+
+    why: Annotated[str, msgspec.Meta(max_length=MAX_WHY)] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +229,9 @@ class Status:
     since_unix: float
     """When `in_sync` last changed."""
     error: str
-    """Why it is not ready."""
+    """Why not everything that is wanted is live."""
+    host: DrainPhase = "serving"
+    """Whether the host is to be left, and how far that is."""
     engine: Engine
     nginx: Nginx | None
     counts: Counts
@@ -315,7 +348,8 @@ def status(standing: Standing) -> Status:
         ready=not standing.not_ready,
         in_sync=standing.in_sync,
         since_unix=standing.since_unix,
-        error=standing.not_ready,
+        error=standing.trouble,
+        host=standing.host,
         engine=Engine(endpoint=standing.place.endpoint, connected=standing.connected),
         nginx=_nginx(standing),
         counts=_counts(own, standing.rejections),

@@ -69,3 +69,9 @@ def test_every_container_of_a_storm_answers_and_nothing_is_lost_beside_it(printe
     assert found["sent"] > 1000, printed
     assert (found["lost"], found["silent"]) == (0, 0), printed
     assert found["start_reloads"] < found["containers"], printed
+
+
+def test_no_request_is_lost_by_another_controller_or_by_one_beside_it(printed: str) -> None:
+    found = figures("upgrades")
+    assert (found["controller_lost"], found["beside_lost"]) == (0, 0), printed
+    assert 0 < found["nginx_lost"] < found["nginx_sent"], printed

@@ -12,7 +12,7 @@ import pytest
 
 from proxyctl.app import shipped_templates
 from tests.listening import Listening
-from tests.rig import LOOPBACK, NGINX, Box, Controller, Rig, ask, endpoint, free_port, until
+from tests.rig import LOOPBACK, NGINX, Answer, Box, Controller, Rig, ask, endpoint, free_port, until
 
 IMAGE = "proxyctl-testbed/systemd"
 
@@ -228,4 +228,35 @@ def test_a_controller_without_a_sign_of_life_is_started_again(machine: Machine) 
     until(lambda: machine.show("ActiveState") == "active", 20, "an active unit", every=0.2)
     assert int(machine.show("NRestarts")) >= 1
     assert "Fatal Python error: Aborted" in machine.journal(), "where it was stuck"
+    assert ask(machine.port, "unit.example").backend == "unit"
+
+
+def test_a_shutdown_waits_until_the_balancer_has_left_and_requests_have_ended(machine: Machine) -> None:
+    """The machine is halted as by `systemctl halt`, with a request of 5 s under way, and started again."""
+    short = "printf '[Service]\nExecStop=\nExecStop=/opt/proxyctl/bin/proxyctl host drain --notice 1s\n'"
+    where = "/etc/systemd/system/proxyctl-drain.service.d"
+    assert machine.run("bash", "-c", f"mkdir -p {where} && {short} > {where}/short.conf && systemctl daemon-reload")[0] == 0
+    assert machine.run("systemctl", "is-active", "proxyctl-drain")[1].strip() == "active"
+    assert ask(machine.port, "10.0.0.1", "/-/ready").status == 200
+    answers: list[tuple[float, Answer]] = []
+
+    def ask_slowly() -> None:
+        answer = ask(machine.port, "unit.example", "/slow?ms=5000", timeout=15)
+        answers.append((time.monotonic(), answer))
+
+    slow = threading.Thread(target=ask_slowly)
+    slow.start()
+    time.sleep(0.3)
+    halting = threading.Thread(target=machine.rig.client.stop, args=(machine.box.id,), kwargs={"timeout": 60})
+    halting.start()
+    until(lambda: ask(machine.port, "10.0.0.1", "/-/ready").status == 503, 10, "a balancer that is told to leave")
+    assert ask(machine.port, "unit.example").backend == "unit", "who comes all the same is served"
+    halting.join()
+    halted = time.monotonic()
+    slow.join()
+    ended, answer = answers[0]
+    assert (answer.status, answer.backend) == (200, "unit")
+    assert ended < halted, "the shutdown went on when the request had ended"
+    machine.rig.client.start(machine.box.id)
+    until(lambda: ask(machine.port, "10.0.0.1", "/-/ready").status == 200, 30, "a host that is taken back", every=0.2)
     assert ask(machine.port, "unit.example").backend == "unit"

@@ -15,7 +15,6 @@ from typing import Any
 
 from proxyctl.model import Container, EngineRefused, EngineUnavailable
 from proxyctl.publish.nginx import NginxInstance, NginxSpec
-from proxyctl.publish.promote import REFERENCE
 from tests.unit import make
 
 TOKEN = "f" * 32
@@ -190,7 +189,7 @@ class Nginx:
         task.add_done_callback(self._tasks.discard)
 
     async def _reload(self) -> None:
-        digest = (self._engine.directory / "conf" / REFERENCE).readlink().stem
+        digest = (self._engine.directory / "conf" / "nginx.conf").readlink().stem
         await asyncio.sleep(self.parses)
         if said := self.refuses(digest):
             self.write(f"2026/11/24 06:00:00 [emerg] 10#10: {said}")

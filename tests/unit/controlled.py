@@ -10,7 +10,7 @@ from typing import Any
 
 from proxyctl.controller import Controller
 from proxyctl.cycle import Parts, Policy
-from proxyctl.model import Container, CycleReport, Wake
+from proxyctl.model import Container, CycleReport, DrainPhase, Wake
 from proxyctl.observe.events import Wakes
 from proxyctl.observe.inventory import Inventory
 from proxyctl.observe.probes import Prober
@@ -66,7 +66,7 @@ class Rig:
     def build(self) -> None:
         self.wakes = Wakes()
         self.inventory = Inventory(self.engine, "proxyctl", self.wakes.post)
-        self.reference = Reference(self.conf, self.engine.directory / "boot", str(self.conf))
+        self.reference = Reference(self.conf / "nginx.conf", self.conf, self.engine.directory / "boot", str(self.conf))
         drafts = Drafts(self.conf)
         drafts.prepare()
         parts = Parts(
@@ -107,6 +107,10 @@ class Rig:
         async with asyncio.timeout(5):
             while not true():  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.005)
+
+    def phase(self) -> DrainPhase:
+        """Whether the host is to be left."""
+        return self.controller.drain
 
     def served(self) -> str:
         """All that nginx reads now."""

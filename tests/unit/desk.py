@@ -16,10 +16,11 @@ import aiohttp
 
 from proxyctl.config import Api, Config, State
 from proxyctl.fileset import NginxWorker
-from proxyctl.model import Container, CycleReport, CycleResult, Plan, Rejection, RouteTable, Snapshot
+from proxyctl.model import Container, CycleReport, CycleResult, DrainPhase, Plan, Rejection, RouteTable, Snapshot
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.publish.reload import Live
 from proxyctl.serve import standing
+from proxyctl.serve.changes import Changes
 from proxyctl.serve.front import Front
 from proxyctl.serve.history import History
 from proxyctl.versions import Illegal, Told, Word
@@ -47,19 +48,26 @@ class Held:
     published: RouteTable = field(default_factory=RouteTable)
     snapshot: Snapshot = field(default_factory=lambda: Snapshot({}))
     beat: float = field(default_factory=time.monotonic)
+    drain: DrainPhase = "serving"
+    told: list[tuple[object, ...]] = field(default_factory=list)
+    """Changes that were asked for."""
+
     frozen: bool = False
     rollouts: tuple[Told, ...] = ()
     said: list[tuple[str, Word]] = field(default_factory=list)
     """What operators have said, by service; `refusal`: why not."""
     refusal: str = ""
 
-    def told(self) -> tuple[Told, ...]:
+    async def change_drain(self, notice: float | None, who: str) -> None:
+        self.told.append(("drain", notice, who))
+
+    def versions(self) -> tuple[Told, ...]:
         return self.rollouts
 
-    async def say(self, service: str, word: Word) -> tuple[str, str]:
+    async def say(self, service: str, word: Word) -> str:
         self._refuse()
         self.said.append((service, word))
-        return f"{word.verb} is done", "and goes on"
+        return f"{word.verb} is done; and goes on"
 
     async def freeze(self, *, on: bool, by: str) -> None:  # noqa: ARG002 - a controller's
         self._refuse()
@@ -84,7 +92,8 @@ class Desk:
         where = {"listen": f"127.0.0.1:{self.port}", "socket": str(directory / "run" / "api.sock")}
         self.config = Config(state=State(dir=str(directory)), api=Api(**(where | api)))
         self.place = standing.Place("1.2.3", "unix:///run/docker.sock", "edge", "proxyctl", resync=30.0, started_unix=1.0)
-        self.front = Front(self.config, self._standing, self._workers, lambda: self.template, self.held)
+        self.changes = Changes(self.held)
+        self.front = Front(self.config, self._standing, self._workers, lambda: self.template, self.changes)
         self._number = 0
 
     def _standing(self, history: History) -> standing.Standing:

@@ -12,6 +12,7 @@ from proxyctl.model import (
     Container,
     ContainerState,
     DockerHealth,
+    DrainPhase,
     Endpoint,
     HealthCheck,
     HealthType,
@@ -219,10 +220,19 @@ def shipped() -> vhosts.Renderer:
     return vhosts.Renderer(templates(), shipped=True)
 
 
+TOKEN = "f" * 32
+
+
 def settings(
-    token: str = "f" * 32, *, workers: int = 2, trusted_proxies: tuple[str, ...] = (), wait_after_boot: bool = True
+    token: str = TOKEN,
+    *,
+    workers: int = 2,
+    trusted_proxies: tuple[str, ...] = (),
+    wait_after_boot: bool = True,
+    included: bool = False,
+    drain: DrainPhase = "serving",
 ) -> vhosts.NginxSettings:
-    return vhosts.NginxSettings(workers, 3600, trusted_proxies, token, wait_after_boot)
+    return vhosts.NginxSettings(workers, 3600, trusted_proxies, token, wait_after_boot, included, drain)
 
 
 def render(

@@ -36,16 +36,25 @@ def view(directory: Path, version: tuple[int, ...] = (1, 31, 3), *, ipv6: bool =
 
 
 def write(fileset: FileSet, directory: Path) -> Path:
-    """As `publish.draft` does, without its care. Returns the main file."""
+    """As `publish.draft` does, without its care. Returns the main file, or one that includes it."""
     for folder in FOLDERS:
         (directory / folder).mkdir(parents=True, exist_ok=True)
     name = f"{fileset.digest}.conf"
     texts = {f"objects/{key}": file.text for key, file in fileset.objects.items()}
-    texts |= {f"manifests/{name}": fileset.manifest, f"mains/{name}": fileset.main, f"drafts/{name}": fileset.draft_main}
-    texts[f"drafts/{fileset.digest}.list.conf"] = listing(fileset, None)
+    texts |= {
+        f"manifests/{name}": fileset.manifest,
+        f"mains/{name}": fileset.main,
+        f"drafts/{fileset.draft}.conf": fileset.draft_main,
+    }
+    texts[f"drafts/{fileset.draft}.list.conf"] = listing(fileset, None)
     for path, text in texts.items():
         (directory / path).write_text(text, encoding="utf-8")
-    return directory / "mains" / name
+    main = directory / "mains" / name
+    if not fileset.neighbours:
+        return main
+    around = directory / f"around-{name}"
+    around.write_text(f"events {{}}\nhttp {{\n    include {main};\n}}\n", encoding="utf-8")
+    return around
 
 
 def parse(main: Path, *, comments: bool = False) -> Directive:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from proxyctl.model import Location, NginxView, RouteTable, VirtualHost
 from proxyctl.plan.vhosts import NginxSettings, upstream_name
+from tests.unit import make
 from tests.unit.nginx_tree import Directive
 
+READY = "ready.proxyctl.invalid"
 UNKNOWN = "<!doctype html><title>Unknown host</title><h1>Unknown host</h1><p>No site of this name is served here.</p>\\n"
 STARTING = (
     "<!doctype html><title>Starting</title><h1>Starting</h1><p>This host has just booted; its sites are not routed yet.</p>\\n"
@@ -28,7 +30,8 @@ def comment(text: str) -> Directive:
 def in_order(tree: Directive) -> Directive:
     """Hosts and upstreams sorted: their order is nothing to nginx. What is written for everybody keeps its own."""
     *before, http = tree.block
-    fixed = max(n for n, inner in enumerate(http.block) if Directive("server_name", ("",)) in inner.block) + 1
+    for_all = {Directive("server_name", ("",)), Directive("server_name", (make.TOKEN,))}
+    fixed = max(n for n, inner in enumerate(http.block) if for_all.intersection(inner.block)) + 1
     objects = sorted(http.block[fixed:], key=repr)
     return Directive("", (), (*before, Directive(http.name, http.args, (*http.block[:fixed], *objects))))
 
@@ -42,6 +45,10 @@ class Expected:
 
     def configuration(self, table: RouteTable, digest: str) -> Directive:
         """What is published. The digest cannot be said from the model: it is of the text."""
+        if self.settings.included:
+            why = "Written by proxyctl for an nginx.conf of somebody else. Nothing in it holds for other servers than its own."
+            ours = (comment(why), *self.maps(), *self.manifest(digest), *self.objects(table))
+            return Directive("", (), (say("events"), Directive("http", (), ours)))
         return Directive(
             "",
             (),
@@ -70,21 +77,10 @@ class Expected:
             Directive("server_names_hash_bucket_size", (str(bucket),)),
             Directive("server_names_hash_max_size", (str(most),)),
             *(Directive(f"{name}_temp_path", (f"{self.view.logs_dir}/tmp/{name}",)) for name in folders),
-            *map(say, ("keepalive_timeout 75s", "keepalive_requests 10000")),
-            *([say("keepalive_min_timeout 5s")] if self.view.version >= (1, 27, 4) else ()),
-            *map(say, ("client_max_body_size 0", "tcp_nopush on")),
+            *self.site(grpc=True),
+            say("tcp_nopush on"),
             *([say("http2 on")] if self.view.version >= (1, 25, 1) else ()),
             *self.maps(),
-            *self.headers("proxy"),
-            say("proxy_http_version 1.1"),
-            *self.timing("proxy"),
-            say("proxy_next_upstream_timeout 10s"),
-            say("proxy_ignore_headers X-Accel-Redirect X-Accel-Limit-Rate X-Accel-Charset"),
-            *self.tls("proxy"),
-            *self.headers("grpc"),
-            *self.timing("grpc"),
-            say("grpc_ignore_headers X-Accel-Redirect X-Accel-Charset"),
-            *self.tls("grpc"),
             comment("Answers for everybody until the first configuration of this boot is published, for nobody afterwards."),
             Directive(
                 "server",
@@ -96,6 +92,28 @@ class Expected:
                 ),
             ),
         ]
+
+    def site(self, *, grpc: bool) -> list[Directive]:
+        """For all sites: once, or in each server of an included file."""
+        cidrs = self.settings.trusted_proxies
+        believed = [*(Directive("set_real_ip_from", (cidr,)) for cidr in cidrs), say("real_ip_header X-Forwarded-For")]
+        return [
+            *map(say, ("keepalive_timeout 75s", "keepalive_requests 10000")),
+            *([say("keepalive_min_timeout 5s")] if self.view.version >= (1, 27, 4) else ()),
+            say("client_max_body_size 0"),
+            *([*believed, say("real_ip_recursive on")] if cidrs else ()),
+            *self.headers("proxy"),
+            say("proxy_http_version 1.1"),
+            *self.timing("proxy"),
+            say("proxy_next_upstream_timeout 10s"),
+            say("proxy_ignore_headers X-Accel-Redirect X-Accel-Limit-Rate X-Accel-Charset"),
+            *self.tls("proxy"),
+            *(self.grpc() if grpc else ()),
+        ]
+
+    def grpc(self) -> list[Directive]:
+        ignored = say("grpc_ignore_headers X-Accel-Redirect X-Accel-Charset")
+        return [*self.headers("grpc"), *self.timing("grpc"), ignored, *self.tls("grpc")]
 
     def maps(self) -> list[Directive]:
         cidrs = self.settings.trusted_proxies
@@ -115,9 +133,6 @@ class Expected:
         return [
             *maps,
             comment("What a trusted proxy in front says of the client is believed; what anybody else says is replaced."),
-            *(Directive("set_real_ip_from", (cidr,)) for cidr in cidrs),
-            say("real_ip_header X-Forwarded-For"),
-            say("real_ip_recursive on"),
             say(f"geo $realip_remote_addr {found}", say("default 0"), *(Directive(cidr, ("1",)) for cidr in cidrs)),
             say(f"map {found} $proxyctl_forwarded_for", say("default $remote_addr"), chain),
             say(
@@ -170,12 +185,20 @@ class Expected:
             say("default_type text/plain"),
             Directive("return", ("200", f"{digest}\\n")),
         ]
-        unknown = [*self.listen("default_server"), Directive("server_name", ("",)), *self.sorry("404", UNKNOWN)]
-        return [
-            comment("What is live, written by proxyctl."),
-            Directive("server", (), tuple(token)),
-            Directive("server", (), tuple(unknown)),
+        names: tuple[str, ...] = ("", READY)
+        listen = self.listen("default_server")
+        if self.settings.included:
+            listen, names = self.listen(), (READY,)
+        drain = self.settings.drain
+        told = Directive("return", ("200", "ready\\n") if drain == "serving" else ("503", f"{drain}\\n"))
+        unknown = [
+            *listen,
+            Directive("server_name", names),
+            Directive("location", ("=", "/-/ready"), (say("default_type text/plain"), told)),
+            Directive("location", ("/",), tuple(self.sorry("404", UNKNOWN))),
         ]
+        servers = [Directive("server", (), tuple(token)), Directive("server", (), tuple(unknown))]
+        return [comment("What is live, written by proxyctl."), *(servers[::-1] if self.settings.included else servers)]
 
     def objects(self, table: RouteTable) -> list[Directive]:
         """Every host, and the upstreams of its places."""
@@ -187,6 +210,8 @@ class Expected:
 
     def server(self, vhost: VirtualHost) -> Directive:
         inside = [*self.listen(), Directive("server_name", (vhost.host,))]
+        if self.settings.included:
+            inside += self.site(grpc=any(place.scheme in ("grpc", "grpcs") for place in vhost.locations))
         for place in vhost.locations:
             block = tuple(self.passing(vhost.host, place))
             if place.path != "/":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pwd
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -16,7 +18,7 @@ import pytest
 from proxyctl.model import Owner
 from proxyctl.serve import api as served
 from proxyctl.serve import feed, listeners
-from proxyctl.serve.api import ENDPOINTS
+from proxyctl.serve.api import CHANGES, ENDPOINTS
 from proxyctl.serve.front import Front
 from proxyctl.serve.listeners import CannotListen
 from proxyctl.serve.page import ago
@@ -59,15 +61,64 @@ async def test_no_answer_can_be_sniffed_framed_or_scripted(desk: Desk, path: str
 
 async def test_an_unknown_path_names_the_ones_that_are(desk: Desk) -> None:
     status, body, _ = await desk.get("/api/v2/nothing")
-    assert (status, body["schema"], body["endpoints"]) == (404, 1, ENDPOINTS)
+    assert (status, body["schema"], body["endpoints"]) == (404, 1, ENDPOINTS | CHANGES)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 @pytest.mark.parametrize("path", ENDPOINTS)
-async def test_nothing_but_get_exists(desk: Desk, method: str, path: str) -> None:
+async def test_what_shows_something_takes_nothing_but_get(desk: Desk, method: str, path: str) -> None:
     status, body, headers = await desk.ask(path, method=method)
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
     assert method in body["error"]
+
+
+@pytest.mark.parametrize("path", CHANGES)
+async def test_what_changes_something_takes_nothing_but_post(desk: Desk, path: str) -> None:
+    for method in ("GET", "HEAD", "PUT", "DELETE"):
+        status, _, headers = await desk.ask(path, method=method)
+        assert (status, headers["Allow"]) == (405, "POST")
+    assert desk.held.told == []
+
+
+async def test_a_change_is_told_with_who_asked_for_it_and_answered_with_what_will_happen(desk: Desk) -> None:
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    for body, notice in ((b"", 15.0), (b"{}", 15.0), (b'{"notice": 2.5}', 2.5)):
+        status, answer, _ = await desk.ask("/api/v1/host/drain", method="POST", data=body)
+        assert (status, f"served for {notice:g} s more" in answer["outlook"]) == (200, True)
+        assert desk.held.told.pop() == ("drain", notice, user)
+    await desk.ask("/api/v1/host/undrain", method="POST")
+    assert desk.held.told == [("drain", None, user)]
+
+
+async def test_a_host_that_is_to_be_left_is_in_sync_and_not_ready(desk: Desk) -> None:
+    desk.decide([web(networks={"front": "10.0.0.5"})])
+    desk.held.drain = "noticing"
+    assert await _texts(desk) == [(503, "the host is to be left: noticing\n"), (200, "alive\n")]
+    status = (await desk.ask("/api/v1/status"))[1]
+    assert (status["ready"], status["error"], status["host"]) == (False, "", "noticing")
+    assert "The host is to be left: noticing" in (await desk.ask("/"))[1]
+    desk.held.drain = "serving"
+    assert (await desk.ask("/readyz"))[0] == 200
+
+
+async def _texts(desk: Desk) -> list[tuple[int, str]]:
+    return [(await desk.ask(path))[:2] for path in ("/readyz", "/healthz")]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "why"),
+    [
+        ("drain", b'{"notice": -1}', ">= 0"),
+        ("drain", b'{"notice": "15s"}', "Expected `float`"),
+        ("drain", b'{"notise": 15}', "unknown field `notise`"),
+        ("drain", b"[]", "Expected `object`"),
+        ("drain", b"\xff", "send a JSON object with these fields, or none of them: notice"),
+        ("undrain", b'{"notice": 1}', "unknown field `notice`"),
+    ],
+)
+async def test_a_body_that_is_not_understood_changes_nothing(desk: Desk, path: str, body: bytes, why: str) -> None:
+    status, answer, _ = await desk.ask(f"/api/v1/host/{path}", method="POST", data=body)
+    assert (status, why in answer["error"], desk.held.told) == (400, True, [])
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
@@ -420,7 +471,7 @@ def test_an_address_of_another_host_is_named() -> None:
 async def test_without_api_listen_there_is_no_tcp(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.config = type(desk.config)(state=desk.config.state, api=type(desk.config.api)(listen="", socket=str(desk.socket)))
-    front = Front(desk.config, desk._standing, desk._workers, lambda: desk.template, desk.held)
+    front = Front(desk.config, desk._standing, desk._workers, lambda: desk.template, desk.changes)
     await front.start()
     assert (await desk.ask("/healthz"))[0] == 200
     with socket.socket() as probe, pytest.raises(ConnectionRefusedError):

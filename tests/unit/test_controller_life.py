@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 
 import pytest
@@ -67,7 +68,7 @@ async def test_a_network_that_refuses_nginx_harms_only_its_own_containers(rig: R
 async def test_an_offered_configuration_is_taken_over_when_nginx_accepts_it(rig: Rig) -> None:
     await rig.live(WEB)
     templates = make.templates()
-    offered = policy(templates | {"nginx.conf.j2": templates["nginx.conf.j2"].replace("75s", "76s")})
+    offered = policy(templates | {"sites.j2": templates["sites.j2"].replace("75s", "76s")})
     rig.controller.offer(offered)
     assert (await rig.cycle(await rig.wakes.next())).result == "live"
     assert rig.controller.policy is offered
@@ -239,3 +240,42 @@ async def test_files_that_no_generation_needs_are_collected(rig: Rig, monkeypatc
     assert len(mains) == 2
     assert rig.reference.current() in mains
     assert "server 10.0.0.6:80" in rig.served()
+
+
+# ---------------------------------------------------------------- a host that is to be left
+
+
+async def test_a_host_is_left_in_steps_that_survive_a_restart(rig: Rig) -> None:
+    await rig.live(WEB)
+    assert 'return 200 "ready' in rig.served()
+    await rig.controller.change_drain(0.3, "anna")
+    reports = [await rig.cycle(Wake(("drained by anna",)))]
+    assert (rig.phase(), 'return 503 "noticing' in rig.served()) == ("noticing", True)
+    assert waiting("the balancer has noticed")
+    rig.build()
+    reports.append(await rig.cycle())
+    assert rig.phase() == "noticing"
+    await asyncio.sleep(0.31)
+    reports.append(await rig.cycle(Wake(("the balancer has noticed",))))
+    assert (rig.phase(), 'return 503 "ending' in rig.served()) == ("ending", True), "old workers have requests"
+    assert waiting("requests end")
+    rig.nginx.ending.clear()
+    reports.append(await rig.cycle(Wake(("requests end",))))
+    assert rig.phase() == "drained"
+    await rig.controller.change_drain(None, "anna")
+    reports.append(await rig.cycle(Wake(("undrained by anna",))))
+    assert rig.phase() == "serving"
+    assert 'return 200 "ready' in rig.served()
+    assert [report.error for report in reports] == [""] * 5
+    assert "server_name web.example" in rig.served(), "what is served is the same all the while"
+
+
+async def test_a_drain_that_cannot_be_written_down_is_none(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: State) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    await rig.live(WEB)
+    monkeypatch.setattr(rig.store, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        await rig.controller.change_drain(1.0, "anna")
+    assert rig.controller.state.drain is None

@@ -160,7 +160,8 @@ def test_every_reason_of_a_rejection_is_documented() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_label_that_a_page_names_exists(name: str) -> None:
-    known = {*labels.ROUTE_KEYS, *labels.TARGET_KEYS, *labels.CONTAINER_KEYS} | MISSPELT
+    marks_nginx = {"nginx"}
+    known = {*labels.ROUTE_KEYS, *labels.TARGET_KEYS, *labels.CONTAINER_KEYS} | MISSPELT | marks_nginx
     named = re.findall(r"(?<![\w/.-])proxyctl\.([a-z][A-Za-z.-]*?)(?=[=`:,?]|\s|$)", read(name))
     assert {re.sub(r"^routes\.[A-Za-z-]+\.", "", key) for key in named} - {""} <= known
 
@@ -268,7 +269,9 @@ def test_every_command_is_documented() -> None:
 
 @pytest.mark.parametrize("name", commands())
 def test_every_option_of_a_command_is_documented_and_no_other(name: str) -> None:
-    own = {text for param in commands()[name].params if isinstance(param, click.Option) for text in param.opts}
+    command = commands()[name]
+    parts = [command, *(command.commands.values() if isinstance(command, click.Group) else ())]
+    own = {text for part in parts for param in part.params if isinstance(param, click.Option) for text in param.opts}
     usable = own | {text for param in options.GLOBAL() for text in param.opts}
     prose = re.sub(r"^```.*?^```", "", section("docs/commands.md", f"proxyctl {name}"), flags=re.MULTILINE | re.DOTALL)
     named = {word for text in codes(prose) for word in text.split() if re.fullmatch(r"--?[a-z][a-z-]*", word)}
@@ -372,7 +375,7 @@ def test_phases_words_and_reasons_of_versions_are_those_of_the_code() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_endpoint_that_a_page_names_exists(name: str) -> None:
-    assert set(re.findall(r"/api/v1/\w+", read(name))) <= api.ENDPOINTS.keys() | api.CHANGES.keys()
+    assert set(re.findall(r"/api/v1/[\w/]*\w", read(name))) <= api.ENDPOINTS.keys() | api.CHANGES.keys()
 
 
 def test_every_call_to_the_engine_is_told() -> None:

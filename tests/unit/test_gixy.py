@@ -88,7 +88,7 @@ def test_what_is_overlooked_is_found_where_a_prefix_is_cut_off_and_nowhere_else(
     ("template", "old", "new", "plugin"),
     [
         ("nginx.conf.j2", "server_tokens off;", "server_tokens on;", "version_disclosure"),
-        ("nginx.conf.j2", "default $remote_addr;", "0 $remote_addr;", "hash_without_default"),
+        ("variables.j2", "default $remote_addr;", "0 $remote_addr;", "hash_without_default"),
         ("headers.j2", "Host {{ host }}", "Host $http_host", "host_spoofing"),
         ("server.conf.j2", "Retry-After 2 always", 'Retry-After "2\n a" always', "add_header_multiline"),
     ],

@@ -184,6 +184,8 @@ async def test_a_change_needs_a_token_and_each_line_is_one(tmp_path: Path) -> No
         for right in (f"Bearer {TOKEN}", f"bearer  {OTHER} "):
             assert (await desk.get("/api/v1/status", method="POST", headers={"Authorization": right}))[0] == 405
             assert (await desk.get("/nothing", method="DELETE", headers={"Authorization": right}))[0] == 404
+            assert (await desk.get("/api/v1/host/undrain", method="POST", headers={"Authorization": right}))[0] == 200
+        assert desk.held.told == [("drain", None, "a token from 127.0.0.1")] * 2
 
 
 WRONG = (

@@ -40,6 +40,7 @@ class Around:
     version: tuple[int, ...] = (1, 31, 3)
     ipv6: bool = False
     trusted_proxies: tuple[str, ...] = ()
+    included: bool = False
 
 
 arounds = st.builds(
@@ -48,6 +49,7 @@ arounds = st.builds(
     version=st.sampled_from(((1, 22, 1), (1, 31, 3))),
     ipv6=st.booleans(),
     trusted_proxies=st.sampled_from(((), ("10.0.0.0/8", "fd00::/8"))),
+    included=st.booleans(),
 )
 PLAINLY = Around()
 
@@ -81,7 +83,7 @@ def written(crowd: Sequence[Stranger], around: Around, directory: Path, renderer
     states = {str(number): who.state for number, who in enumerate(crowd)}
     decided = decide([GOOD, *containers(crowd)], states, said=said).table
     view = nginx_tree.view(directory, around.version, ipv6=around.ipv6)
-    how = make.settings(trusted_proxies=around.trusted_proxies, wait_after_boot=False)
+    how = make.settings(trusted_proxies=around.trusted_proxies, wait_after_boot=False, included=around.included)
     fileset = make.render(decided, view, how, renderer=renderer)
     read = nginx_tree.parse(nginx_tree.write(fileset, directory), comments=True)
     assert in_order(read) == in_order(Expected(view, how).configuration(decided, fileset.digest))
@@ -285,8 +287,8 @@ def sight() -> tuple[list[Stranger], Around]:
 
 
 CHANGES = {
-    "a header is not ignored": ("nginx.conf", "X-Accel-Redirect X-Accel-Limit-Rate", "X-Accel-Limit-Rate"),
-    "nothing is ignored": ("nginx.conf", "proxy_ignore_headers X-Accel-Redirect X-Accel-Limit-Rate X-Accel-Charset;", ""),
+    "a header is not ignored": ("sites", "X-Accel-Redirect X-Accel-Limit-Rate", "X-Accel-Limit-Rate"),
+    "nothing is ignored": ("sites", "proxy_ignore_headers X-Accel-Redirect X-Accel-Limit-Rate X-Accel-Charset;", ""),
     "one location more": ("server.conf", "server_name {{ name }};", "server_name {{ name }};\n    location /x { return 200; }"),
     "one name more": ("server.conf", "server_name {{ name }};", "server_name {{ name }} x;"),
     "a name that is not exact": ("server.conf", "server_name {{ name }};", "server_name .{{ name }};"),
@@ -301,8 +303,8 @@ CHANGES = {
     "an unweighted target": ("upstream.conf", " weight={{ server.weight }}", ""),
     "a backup": ("upstream.conf", "{{ server.port }}", "{{ server.port }} backup"),
     "one target more": ("upstream.conf", "    keepalive 32;", "    server 10.9.9.9:80;\n    keepalive 32;"),
-    "another proxy is trusted": ("nginx.conf", "set_real_ip_from {{ cidr }};", "set_real_ip_from 0.0.0.0/0;"),
-    "an upgrade of any kind": ("nginx.conf", 'default "";\n        websocket', "default $http_upgrade;\n        websocket"),
+    "another proxy is trusted": ("sites", "set_real_ip_from {{ cidr }};", "set_real_ip_from 0.0.0.0/0;"),
+    "an upgrade of any kind": ("variables", 'default "";\n    websocket', "default $http_upgrade;\n    websocket"),
     "one server more": ("manifest.conf", "{%- for object", "server { listen 81; }\n{%- for object"),
     "an object is left out": ("manifest.conf", "for object in objects", "for object in objects[1:]"),
     "the unknown host is served": ("manifest.conf", "return 404", "return 200"),
@@ -311,20 +313,22 @@ CHANGES = {
 
 def test_one_of_everything_is_as_predicted(directory: Path) -> None:
     crowd, around = sight()
+    written(crowd, replace(around, included=True), directory)
     decided = written(crowd, around, directory)
     hosts = {"a.example/", "a.example/git", "*.b.example/", "dead.example/", "good.example/"}
     assert places(decided).keys() == hosts
     assert [len(place.serving) for place in places(decided).values()] == [2, 1, 1, 0, 1]
 
 
+@pytest.mark.parametrize("included", [False, True], ids=["full", "include"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_template_that_says_anything_else_is_noticed(change: str, directory: Path) -> None:
+def test_a_template_that_says_anything_else_is_noticed(change: str, included: bool, directory: Path) -> None:
     name, old, new = CHANGES[change]
     text = SHIPPED[f"{name}.j2"]
     assert old in text
     crowd, around = sight()
     with pytest.raises(AssertionError):
-        written(crowd, around, directory, Renderer(SHIPPED | {f"{name}.j2": text.replace(old, new)}))
+        written(crowd, replace(around, included=included), directory, Renderer(SHIPPED | {f"{name}.j2": text.replace(old, new)}))
 
 
 @pytest.mark.parametrize("path", ["/a; return 200", "/a { } location /b", "/a\n", "/a b", "/a }", "# a", "'/a", '"/a'])

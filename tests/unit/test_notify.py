@@ -69,6 +69,8 @@ async def test_the_line_says_what_proxyctl_status_says(tmp_path: Path) -> None:
     assert notify.line(desk._standing(desk.front.history)) == "Not in sync: starting: no cycle has ended yet"
     desk.decide([container("web", {"host": "a.example"}, networks={"front": "10.0.0.5"})])
     assert notify.line(desk._standing(desk.front.history)).startswith("In sync: nginx 1.31.3, 1 service, ")
+    desk.held.drain = "drained"
+    assert notify.line(desk._standing(desk.front.history)).startswith("In sync"), "a boot waits for this, and then takes it back"
     desk.report("unreadable", "the Docker engine does not answer")
     assert notify.line(desk._standing(desk.front.history)) == "Not in sync: the Docker engine does not answer"
 

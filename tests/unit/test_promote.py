@@ -26,7 +26,7 @@ class Place:
         self.drafts = Drafts(self.conf)
         self.drafts.prepare()
         self.engine = bench.Engine(directory)
-        self.reference = Reference(self.conf, self.boot, "/inside/conf")
+        self.reference = Reference(self.conf / "nginx.conf", self.conf, self.boot, "/inside/conf")
 
     async def tested(self, fileset: FileSet) -> testing.Tested:
         draft = await self.drafts.write(fileset)
@@ -115,7 +115,7 @@ async def test_a_crash_at_any_step_leaves_a_reference_that_resolves(
     for _ in crash.everywhere(lambda: place.reference._move(TWO.digest), error):
         crashes += 1
         assert place.published() in (ONE.main, TWO.main)
-        assert Reference(place.conf, place.boot, "/inside/conf").current() in (ONE.digest, TWO.digest)
+        assert Reference(place.conf / "nginx.conf", place.conf, place.boot, "/inside/conf").current() in (ONE.digest, TWO.digest)
     assert crashes >= 3
     assert place.published() == TWO.main
     assert (place.boot / "live").readlink() == Path("/inside/conf")

@@ -22,11 +22,25 @@ def name_of(source: str) -> str:
     return "".join(f"{ord(letter):02x}" for letter in source)[:32].ljust(32, "0") + ".conf"
 
 
-def fileset(*sources: str, texts: Mapping[str, str] | None = None) -> FileSet:
+def fileset(*sources: str, texts: Mapping[str, str] | None = None, neighbours: bool = False) -> FileSet:
     """One object a source."""
     parts = {source: ConfigPart(source, (texts or {}).get(source, source), ()) for source in sources}
     objects = {name_of(source): ConfigFile((part,)) for source, part in parts.items()}
-    return FileSet("d", "", "", "", "", "", objects, "", "", separable=True)
+    return FileSet(
+        digest="d",
+        main="",
+        draft="d",
+        draft_main="",
+        draft_links={},
+        neighbours=neighbours,
+        manifest="",
+        frame="",
+        frame_form="",
+        objects=objects,
+        sample="",
+        objects_dir="/etc/proxyctl/conf/objects",
+        separable=True,
+    )
 
 
 DRAFT = fileset("good.example", "bad.example", "file own.conf", texts={"bad.example": "location /odd-one {}"})

@@ -69,7 +69,7 @@ MORE = {
     "the token": of(how=make.settings("e" * 32)),
     "a long name": of(what=site("a" * 60 + ".example")),
     "a hand-written file": of(operator_files={"own.conf": "server { listen 81; }\n"}),
-    "the main template": of(renderer=changed("nginx.conf", "75s", "76s")),
+    "the main template": of(renderer=changed("sites", "75s", "76s")),
     "the manifest's template": of(renderer=changed("manifest.conf", "Unknown host", "No such host")),
     "how objects are included": of(renderer=changed("manifest.conf", "include {{ objects_dir }}", "include {{ objects_dir }}/.")),
     "how the manifest is included": of(renderer=changed("nginx.conf", "include {{ include }}", "include  {{ include }}")),
@@ -208,7 +208,7 @@ def test_a_value_that_could_end_a_directive_is_never_written(how: dict[str, Any]
 def test_a_template_that_is_wrong_is_a_template_error_whatever_is_wrong_with_it(name: str, text: str) -> None:
     spoiled = Renderer(SHIPPED | {name: SHIPPED[name] + text if name != "headers.j2" else text + SHIPPED[name]})
     with pytest.raises(TemplateError):
-        of(renderer=spoiled, what=GIT)
+        of(renderer=spoiled, what=GIT, how=make.settings(included=name == "included.conf.j2"))
 
 
 def test_a_template_that_includes_itself_is_a_template_error() -> None:

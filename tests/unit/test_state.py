@@ -164,7 +164,17 @@ def test_another_host_takes_over_who_owns_what_and_nothing_of_this_one() -> None
 
 def test_every_field_of_the_state_is_of_this_host_or_portable() -> None:
     """A new field must be put into one of the two."""
-    of_this_host = {"token", "live_digest", "live_targets", "places", "joined", "generations", "fallback_hosts", "fallback_files"}
+    of_this_host = {
+        "token",
+        "live_digest",
+        "live_targets",
+        "places",
+        "joined",
+        "generations",
+        "fallback_hosts",
+        "fallback_files",
+        "drain",
+    }
     assert {field.name for field in fields(State)} == of_this_host | set(PORTABLE)
 
 

@@ -118,7 +118,7 @@ async def test_what_is_remembered_is_bounded(here: Bench, monkeypatch: pytest.Mo
     ],
 )  # fmt: skip
 def test_the_reason_is_what_nginx_says_first(said: str, reason: str) -> None:
-    assert testing._reason(said) == reason
+    assert testing.reason_of(said) == reason
 
 
 CROWD = table(*((f"h{number}.example", location("/", routed())) for number in range(300)))

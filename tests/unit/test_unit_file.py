@@ -1,4 +1,4 @@
-"""systemd/proxyctl.service, as systemd-analyze reads it. tests/engine/test_systemd.py runs it."""
+"""The units, as systemd-analyze reads them. tests/engine/test_systemd.py runs it."""
 
 from __future__ import annotations
 
@@ -50,6 +50,18 @@ def test_its_exposure_is_low() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     said = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
     assert f"rates its exposure {EXPOSURE / 10} of 10" in said
+
+
+def test_the_unit_that_leaves_the_host_is_as_sound(unit: Path) -> None:
+    drain = unit.with_name("proxyctl-drain.service")
+    text = UNIT.with_name(drain.name).read_text(encoding="utf-8")
+    drain.write_text(
+        text.replace("/opt/proxyctl/bin/proxyctl", str(Path(sys.executable).with_name("proxyctl"))), encoding="utf-8"
+    )
+    verified = analyze("verify", "--man=no", unit, drain)
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    exposed = analyze("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE}", UNIT.with_name(drain.name))
+    assert exposed.returncode == 0, exposed.stdout + exposed.stderr
 
 
 def test_its_directories_are_those_of_the_defaults() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxyctl.model import Location, RouteTable, Scheme
+from proxyctl.model import DrainPhase, Location, RouteTable, Scheme
 from proxyctl.plan.vhosts import upstream_name, without_targets
 from tests.unit import make, nginx_tree
 from tests.unit.make import location, routed, table
@@ -147,13 +147,25 @@ def test_the_unknown_host_is_404_and_the_token_tells_the_digest(tmp_path: Path) 
     named = {server.one("server_name").args[0]: server for server in nginx_tree.http(fileset, tmp_path).all("server")}
     assert named["f" * 32].one("return").args == ("200", f"{fileset.digest}\\n")
     assert "default_server" in named[""].one("listen").args
-    assert named[""].one("return").args[0] == "404"
+    ready, others = named[""].all("location")
+    assert (others.args, others.one("return").args[0]) == (("/",), "404")
+    assert (ready.args, ready.one("return").args) == (("=", "/-/ready"), ("200", "ready\\n"))
+
+
+@pytest.mark.parametrize("drain", ["noticing", "ending"])
+def test_a_balancer_is_told_to_leave_by_nginx_itself(drain: DrainPhase, tmp_path: Path) -> None:
+    fileset = make.render(make.site(), nginx_tree.view(tmp_path), make.settings(wait_after_boot=False, drain=drain))
+    servers = {server.one("server_name").args[-1]: server for server in nginx_tree.http(fileset, tmp_path).all("server")}
+    ready, _ = servers["ready.proxyctl.invalid"].all("location")
+    assert ready.one("return").args == ("503", f"{drain}\\n")
 
 
 def test_the_token_is_not_the_server_that_strangers_get(tmp_path: Path) -> None:
     fileset = make.render(make.site(), nginx_tree.view(tmp_path), make.settings(wait_after_boot=False))
     servers = nginx_tree.http(fileset, tmp_path).all("server")
-    assert [s.one("server_name").args for s in servers if any("default_server" in x.args for x in s.all("listen"))] == [("",)]
+    assert [s.one("server_name").args for s in servers if any("default_server" in x.args for x in s.all("listen"))] == [
+        ("", "ready.proxyctl.invalid")
+    ]
 
 
 @pytest.mark.parametrize(
