@@ -165,6 +165,7 @@ class Controller:
             event_to_live=course.event_to_live,
             reloads=self._parts.reloader.signals,
             retired=course.retired,
+            drains_cut=course.drains_cut,
             rollouts=tuple(self.rollouts.lines),
             rolled_back=tuple((service, failed.reason) for service, failed in self.rollouts.rolled_back),
         )
@@ -267,7 +268,7 @@ class Controller:
         rollouts, before = self.rollouts, (self.rollouts.shares, self.rollouts.maintenance)
         if rollouts.draining and self._publication.retirement.known:
             self._publication.retirement.survive(await self._parts.reloader.living(nginx))
-            course.retired = self._cut_drains()
+            course.drains_cut = self._cut_drains()
         rollouts.turn(self._planner, self._inputs(nginx), steady.now(), self._publication.retirement.known)
         if (rollouts.shares, rollouts.maintenance) != before:
             self.plan = plan = self._plan(course, nginx)
@@ -290,14 +291,15 @@ class Controller:
             self._later(DRAIN_LOOK + DRAIN_SHARE * min(now - latest, 10.0), "old workers")
 
     def _cut_drains(self) -> tuple[str, ...]:
-        """Ends old workers that know a version for longer than its service allows."""
-        lines = []
+        """Ends old workers that know a version for longer than its service allows; returns those services."""
+        cut = []
         for service, versions in self.rollouts.draining.items():
             for containers, limit in self.rollouts.overdue(service, versions, steady.now()):
                 ended = self._publication.retirement.cut(containers)
                 if ended:
-                    lines.append(f"{service}: connections to the old version were cut after {limit:g} s")
-        return tuple(lines)
+                    cut.append(service)
+                    self.rollouts.lines.append(f"{service}: connections to the old version were cut after {limit:g} s")
+        return tuple(cut)
 
     def _save_rollouts(self) -> None:
         states, frozen = self.rollouts.states, self.rollouts.frozen

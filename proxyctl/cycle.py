@@ -63,6 +63,8 @@ class Course:
     event_to_live: float | None = None
     retired: tuple[str, ...] = ()
     """Why old workers were ended."""
+    drains_cut: tuple[str, ...] = ()
+    """Services whose old version drained for too long."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -393,3 +393,5 @@ class CycleReport:
     """What became of versions: a line for each thing."""
     rolled_back: tuple[tuple[str, FailureReason], ...] = ()
     """Services whose version failed, and why."""
+    drains_cut: tuple[str, ...] = ()
+    """Services whose connections to the old version were cut, because they went on for too long."""

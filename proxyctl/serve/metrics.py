@@ -34,6 +34,7 @@ METRICS = {
     "proxyctl_targets": "Targets, by service, version and state.",
     "proxyctl_rollout_state": "1 for the state that the versions of a service are in.",
     "proxyctl_rollbacks_total": "Versions that failed, by service and reason.",
+    "proxyctl_drains_cut_total": "Old versions whose connections went on for too long and were cut, by service.",
     "proxyctl_rejections": "Routes that are not served because of their labels, by reason.",
     "proxyctl_nginx_workers": "Worker processes of nginx; those shutting down serve connections of an earlier configuration.",
 }
@@ -62,7 +63,8 @@ class Metrics:
         self._stages = self._histogram("proxyctl_cycle_duration_seconds", STAGE_BUCKETS, ["stage"])
         self._to_live = self._histogram("proxyctl_event_to_live_seconds", LIVE_BUCKETS, [])
         self._rollbacks = self._counter("proxyctl_rollbacks_total", ["service", "reason"])
-        self._failing: set[str] = set()
+        self._cut = self._counter("proxyctl_drains_cut_total", ["service"])
+        self._named: set[str] = set()
         name = "proxyctl_config_last_live_timestamp_seconds"
         self._last_live = Gauge(name, METRICS[name], registry=self._registry)
         for result in get_args(CycleResult):
@@ -86,14 +88,21 @@ class Metrics:
         if report.result in ("live", "restored"):
             self._reloads.labels(report.result).inc()
         for service, reason in report.rolled_back:
-            known = service in self._failing or len(self._failing) < MOST_SERVICES
-            self._failing |= {service} if known else set()
-            self._rollbacks.labels(service if known else OTHER, reason).inc()
+            self._rollbacks.labels(self._service(service), reason).inc()
+        for service in report.drains_cut:
+            self._cut.labels(self._service(service)).inc()
         if report.event_to_live is not None:
             self._to_live.observe(report.event_to_live)
         if report.result == "live" or report.digest not in ("", self._digest):
             self._last_live.set(report.at_unix)
         self._digest = report.digest
+
+    def _service(self, name: str) -> str:
+        """The first 500 that are counted by name."""
+        if name not in self._named and len(self._named) >= MOST_SERVICES:
+            return OTHER
+        self._named.add(name)
+        return name
 
     def event(self, action: str) -> None:
         """One event of the engine."""

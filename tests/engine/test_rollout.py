@@ -5,6 +5,7 @@ back by itself, and a controller that is killed in the middle ends where it woul
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -222,3 +223,16 @@ def test_a_controller_that_is_killed_ends_where_it_would_have(shop: Shop, state:
         first(shop).kill()
         time.sleep(0.5)
     assert load.stop().lost_of() == 0, load.report
+
+
+def test_connections_that_drain_for_too_long_are_cut_and_told(shop: Shop) -> None:
+    with socket.create_connection(("127.0.0.1", shop.controller.port), timeout=60) as connection:
+        connection.sendall(f"GET /slow?ms=60000 HTTP/1.1\r\nHost: {shop.host}\r\n\r\n".encode())
+        time.sleep(0.5)
+        began = time.monotonic()
+        shop.run("v2", rollout_drain="1s")
+        waited = proxyctl(shop.controller, "wait", shop.service, "--version", "v2", "--drained", "--timeout", "30s")
+        assert waited.returncode == 0, waited
+        assert connection.recv(1) == b"", "the old worker has ended"
+        assert time.monotonic() - began < 30
+    assert f"{shop.service}: connections to the old version were cut after 1 s" in proxyctl(shop.controller, "history").stdout

@@ -332,7 +332,23 @@ def exposed_metrics() -> dict[str, tuple[str, set[str]]]:
     """Type and labels of each metric of our own, as a scrape shows them."""
     metrics = Metrics(standing)
     metrics.event("start")
-    metrics(CycleReport(1, time.time(), (), "live", "d", (), "", (), {"read": 0.1}, 0.1, 1, rolled_back=(("web", "died"),)))
+    metrics(
+        CycleReport(
+            1,
+            time.time(),
+            (),
+            "live",
+            "d",
+            (),
+            "",
+            (),
+            {"read": 0.1},
+            0.1,
+            1,
+            rolled_back=(("web", "died"),),
+            drains_cut=("web",),
+        )
+    )
     found: dict[str, tuple[str, set[str]]] = {}
     for family in text_string_to_metric_families(metrics.text("", [])[0].decode()):
         name = f"{family.name}_total" if family.type == "counter" else family.name

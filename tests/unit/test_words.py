@@ -154,13 +154,16 @@ async def test_status_shows_versions_with_their_standing_and_what_comes_next(des
 
 
 async def test_metrics_tell_the_state_of_versions_and_count_those_that_failed(desk: Desk) -> None:
-    report = CycleReport(1, 1.0, (), "unchanged", "", (), "", (), {}, None, 0, rolled_back=(("shop", "died"),))
+    report = CycleReport(
+        1, 1.0, (), "unchanged", "", (), "", (), {}, None, 0, rolled_back=(("shop", "died"),), drains_cut=("shop",)
+    )
     for sink in desk.front.sinks:
         sink(report)
     value = await scrape(desk)
     assert value("rollout_state", service="shop", state="failed") == 1
     assert value("rollout_state", service="shop", state="idle") == 0
     assert value("rollbacks_total", service="shop", reason="died") == 1
+    assert value("drains_cut_total", service="shop") == 1
 
 
 async def test_three_versions_of_a_service_are_counted_by_name_those_with_traffic_first(desk: Desk) -> None:
