@@ -115,7 +115,7 @@ def outlook(rollout: Rollout, seen: Seen, now: float, service: str = "SERVICE") 
         case "ready":
             return f"{candidate} is ready and goes on at once"
         case "cutting":
-            return f"traffic goes to {candidate}; nginx has not proved it yet"
+            return f"traffic goes to {candidate} as soon as nginx is proved to do it"
         case "verifying":
             return f"{candidate} has the traffic; {held if waits else f'its bake ends in {left}'}"
         case "draining":

@@ -296,14 +296,15 @@ def _target(routed: RoutedTarget, *, serving: bool) -> Target:
 
 
 def _state(location: Location) -> RouteState:
-    states = {t.state for t in location.targets}
+    versions = {t.version for t in location.serving}
+    states = {t.state for t in location.targets if not versions or t.version in versions}
     if location.maintenance:
         return "maintenance"
     if location.fail_open:
         return "fail-open"
     if not location.serving:
         return "starting" if "warming" in states else "down"
-    restarting = any(t.state == "down" and t.reason == "restarting" for t in location.targets)
+    restarting = any(t.state == "down" and t.reason == "restarting" and t.version in versions for t in location.targets)
     return "degraded" if restarting or states & {"warming", "unhealthy"} else "ok"
 
 

@@ -80,7 +80,7 @@ async def test_a_word_is_kept_over_a_restart(rig: Rig) -> None:
     await rig.cycle(RELIST, MANUAL)
     assert NEW_ADDRESS not in rig.served()
     outlook = await rig.controller.say("shop", Word("promote", who="kim", why="tested"))
-    assert outlook == "v2 is promoted (kim: tested); traffic goes to v2; nginx has not proved it yet"
+    assert outlook == "v2 is promoted (kim: tested); traffic goes to v2 as soon as nginx is proved to do it"
     rig.build()
     await rig.cycle()
     assert NEW_ADDRESS in rig.served()
