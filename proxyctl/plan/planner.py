@@ -55,6 +55,9 @@ class _Asked:
         return self.claims[0].spec.version if self.claims else None
 
 
+NOBODY: frozenset[tuple[str, str]] = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class _Host:
     """What was decided about one host."""
@@ -62,7 +65,7 @@ class _Host:
     vhost: VirtualHost | None
     ahead: VirtualHost | None
     rejections: tuple[Rejection, ...]
-    admitted: frozenset[tuple[str, str]] = frozenset()
+    admitted: frozenset[tuple[str, str]]
     """(container id, path) of claims that may be served here, where there are versions."""
 
 
@@ -127,7 +130,8 @@ class Planner:
         before = {host: self._owners.get(host) for host in hosts}
         for host in hosts:
             self._decide(host, inputs)
-            self._stirred.update([self._asked[each].service for each in self._askers.get(host, ())])
+            if self._labelled:
+                self._stirred.update([self._asked[each].service for each in self._askers.get(host, ())])
         if self._plan is None or hosts or asked:
             self._plan = self._sum_up(hosts, before, asked=asked or self._plan is None)
         return self._plan
@@ -183,7 +187,8 @@ class Planner:
     def _index(self, each: str, old: _Asked | None, new: _Asked | None) -> None:
         if old:
             self._networks.subtract(old.networks)
-            self._labelled[old.service] -= old.version is not None
+            if old.version is not None:
+                self._labelled -= Counter({old.service: 1})
             for index, keys in ((self._askers, old.hosts), (self._services, {old.service} - {""})):
                 for key in keys:
                     index[key] = tuple(other for other in index[key] if other != each)
@@ -192,7 +197,8 @@ class Planner:
         if new:
             self._asked[each] = new
             self._networks.update(new.networks)
-            self._labelled[new.service] += new.version is not None
+            if new.version is not None:
+                self._labelled[new.service] += 1
             for index, keys in ((self._askers, new.hosts), (self._services, {new.service} - {""})):
                 for key in keys:
                     index[key] = (*index.get(key, ()), each)
@@ -257,6 +263,18 @@ class Planner:
         decided = self._hosts.get(host)
         return decided is not None and (container_id, path) in decided.admitted
 
+    def _wishes(self, inputs: Inputs, owned: Mapping[str, list[Claim]]) -> tuple[dict[str, Shares | None], set[str]]:
+        """By path, which versions carry its traffic; and the paths that are in maintenance."""
+        if not inputs.shares and not inputs.maintenance:
+            return {}, set()
+        services = {path: group[0].spec.service for path, group in owned.items() if group}
+        shares = {path: inputs.shares.get(service) for path, service in services.items()}
+        return shares, {path for path, service in services.items() if service in inputs.maintenance}
+
+    def _admitted(self, owned: Mapping[str, list[Claim]]) -> frozenset[tuple[str, str]]:
+        groups = ((path, claim) for path, group in owned.items() for claim in group)
+        return frozenset((claim.container.id, path) for path, claim in groups if self.is_versioned(claim.spec.service))
+
     def _is_elsewhere(self, group: list[Claim], shares: Shares | None) -> bool:
         """Whether the versions that carry the service's traffic are there and do not ask for this place."""
         if shares is None or not group or any((claim.spec.version or "") in shares for claim in group):
@@ -306,12 +324,11 @@ class Planner:
             self._hosts.pop(host, None)
             return
         standing, stopping = inputs.standing, inputs.snapshot.stopping
-        shares = {path: inputs.shares.get(group[0].spec.service) if group else None for path, group in owned.items()}
-        closed = {path for path, group in owned.items() if group and group[0].spec.service in inputs.maintenance}
+        shares, closed = self._wishes(inputs, owned)
         locations = {
-            path: location_of(standing, stopping, path, group, shares[path], maintenance=path in closed)
+            path: location_of(standing, stopping, path, group, shares.get(path), maintenance=path in closed)
             for path, group in sorted(owned.items())
-            if not self._is_elsewhere(group, shares[path])
+            if not shares or not self._is_elsewhere(group, shares.get(path))
         }
         young = {p for p in locations if not locations[p].serving and any(is_young(inputs, c) for c in owned[p])} - closed
         held = {path for path in young if host + path not in inputs.published}
@@ -327,12 +344,7 @@ class Planner:
             vhost=before.vhost if before and before.vhost == vhost else vhost,
             ahead=before.ahead if before and before.ahead == ahead else ahead,
             rejections=tuple(court.rejections),
-            admitted=frozenset(
-                (claim.container.id, path)
-                for path, group in owned.items()
-                for claim in group
-                if self.is_versioned(claim.spec.service)
-            ),
+            admitted=self._admitted(owned) if self._labelled else NOBODY,
         )
         if young or any(owner.lost_unix for owner in owners.values()):
             self._restless[host] = min(
