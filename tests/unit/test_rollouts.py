@@ -123,6 +123,28 @@ async def test_frozen_nothing_is_swapped(rig: Rig) -> None:
     assert NEW_ADDRESS in rig.served()
 
 
+async def test_what_nginx_refuses_of_a_new_version_is_not_cut_to(rig: Rig) -> None:
+    await up(rig, V1)
+    rig.engine.refuses = lambda text: "no such thing" if "/new" in text else ""
+    await rig.cycle(RELIST, shop("v2", NEW_ADDRESS, 2.0, path="/new"))
+    await settled(rig)
+    assert OLD_ADDRESS in rig.served()
+    assert NEW_ADDRESS not in rig.served()
+    assert (saved(rig)["shop"]["active"], saved(rig)["shop"]["failures"]["v2"]["reason"]) == ("v1", "refused")
+    assert "no such thing" in saved(rig)["shop"]["failures"]["v2"]["text"]
+
+
+async def test_a_swap_that_cannot_be_proved_is_taken_back(rig: Rig) -> None:
+    await up(rig, V1)
+    good = rig.nginx.running
+    rig.nginx.ignores = lambda digest: digest != good
+    await rig.cycle(RELIST, V2)
+    await settled(rig)
+    assert OLD_ADDRESS in rig.served()
+    assert saved(rig)["shop"]["failures"]["v2"]["reason"] == "refused"
+    assert rig.controller.in_sync
+
+
 async def test_a_drained_version_is_stopped_once_where_that_is_wanted(rig: Rig) -> None:
     await up(rig, V1)
     await rig.cycle(RELIST, shop("v2", NEW_ADDRESS, 2.0, rollout_retire="stop"))
