@@ -28,8 +28,9 @@ from proxyctl.observe.probes import Prober
 from proxyctl.plan import labels, vhosts
 from proxyctl.plan.ownership import ClaimRule
 from proxyctl.publish.draft import FOLDERS, Drafts
-from proxyctl.publish.included import IncludingContainer
-from proxyctl.publish.nginx import NginxContainer, NginxSpec, bootstrap_view
+from proxyctl.publish.host import HostNginx
+from proxyctl.publish.included import IncludingNginx
+from proxyctl.publish.nginx import Engine, Nginx, NginxContainer, NginxSpec, bootstrap_view
 from proxyctl.publish.promote import Reference
 from proxyctl.publish.reload import Reloader
 from proxyctl.publish.test import Tester
@@ -106,7 +107,17 @@ def own_ports(config: Config) -> frozenset[int]:
 def fixed_at_start(config: Config) -> tuple[object, ...]:
     """What a running controller does not change."""
     nginx, discovery = config.nginx, config.discovery
-    container = (nginx.layout, nginx.dir, nginx.logs, nginx.container, nginx.image, nginx.publish, nginx.pull, nginx.create)
+    container = (
+        nginx.layout,
+        nginx.pid_file,
+        nginx.dir,
+        nginx.logs,
+        nginx.container,
+        nginx.image,
+        nginx.publish,
+        nginx.pull,
+        nginx.create,
+    )
     return (config.docker, config.state, config.api, discovery.resync, discovery.label_prefix, container)
 
 
@@ -130,6 +141,9 @@ class App:
         self.config_file = config_file
         self.store = StateStore(config.state_dir)
         self.engine = DockerHost(config.docker.endpoint, config.discovery.label_prefix)
+        on_host = config.nginx.pid_file
+        self.nginx_engine: Engine = HostNginx(Path(on_host).absolute(), config.nginx_dir) if on_host else self.engine
+        """Where nginx is asked, tested and sent its signal."""
         self.wakes = events.Wakes()
         self.events = events.EngineEvents(self.engine, self.wakes, self._noted)
         self.inventory = Inventory(self.engine, config.discovery.label_prefix, self.wakes.post)
@@ -188,18 +202,18 @@ class App:
         parts = Parts(
             inventory=self.inventory,
             prober=Prober(self._changed),
-            container=await self.nginx_container(),
+            nginx=await self.nginx(),
             drafts=drafts,
-            tester=Tester(self.engine),
+            tester=Tester(self.nginx_engine),
             reference=reference,
-            reloader=Reloader(self.engine, state.token),
+            reloader=Reloader(self.nginx_engine, state.token),
             store=self.store,
             wakes=self.wakes,
         )
         self.controller = Controller(parts, policy, state, self._told)
         return self.controller
 
-    async def nginx_container(self, *, look: bool = False) -> NginxContainer:
+    async def nginx(self, *, look: bool = False) -> Nginx:
         """`look`: none is made. Directories are as the host knows them: a controller in a container reads them from its own
         mounts."""
         config = self.config
@@ -216,7 +230,7 @@ class App:
         )
         if config.nginx.layout == "full":
             return NginxContainer(self.engine, spec)
-        return IncludingContainer(self.engine, spec, config.nginx_dir, config.layout.home, config.layout.reference)
+        return IncludingNginx(self.nginx_engine, spec, config.nginx_dir, config.layout.home, config.layout.reference)
 
     def _standing(self, controller: Controller) -> Callable[[History], standing.Standing]:
         place = standing.Place(
@@ -237,7 +251,7 @@ class App:
     def _build_front(self, controller: Controller) -> Front:
         async def workers() -> Sequence[NginxWorker]:
             nginx = controller.nginx
-            return await list_workers(self.engine, nginx) if nginx else []
+            return await list_workers(self.nginx_engine, nginx) if nginx else []
 
         return Front(self.config, self._standing(controller), workers, lambda: read_page(self.config_file), Changes(controller))
 

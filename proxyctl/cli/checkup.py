@@ -90,7 +90,7 @@ async def _nginx(app: App) -> AsyncIterator[Finding]:
                 "warn", "nginx", f"{name} is {raw['State']['Status']}", f"docker start {name}; docker logs {name} tells why"
             )
             return
-        nginx = await (await app.nginx_container(look=True)).ensure()
+        nginx = await (await app.nginx(look=True)).ensure()
     except (NginxMissing, EngineRefused, EngineUnavailable) as error:
         yield Finding("fail", "nginx", str(error))
         return
@@ -115,7 +115,7 @@ def _version(name: str, nginx: NginxInstance) -> Finding:
 
 async def _processes(app: App, nginx: NginxInstance) -> Finding:
     try:
-        found = await workers.workers(app.engine, nginx)
+        found = await workers.workers(app.nginx_engine, nginx)
     except (EngineRefused, EngineUnavailable) as error:
         todo = "install procps on the Docker host: the engine runs its `ps`, and without it no reload can be proved"
         return Finding("fail", "docker top", str(error), todo)

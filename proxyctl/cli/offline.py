@@ -142,7 +142,7 @@ async def find_nginx(app: App, note: Note) -> NginxInstance | None:
         note(f"the container {name} does not run: rendered for the nginx of {app.config.nginx.image}, in no network")
         return None
     try:
-        return await (await app.nginx_container(look=True)).ensure()
+        return await (await app.nginx(look=True)).ensure()
     except NginxMissing as error:
         note(str(error))
         return None

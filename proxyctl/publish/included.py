@@ -11,7 +11,7 @@ from typing import Any
 
 from proxyctl.model import EngineRefused, Neighbours
 from proxyctl.publish import neighbours
-from proxyctl.publish.nginx import Engine, NginxContainer, NginxInstance, NginxMissing, NginxSpec
+from proxyctl.publish.nginx import Engine, Nginx, NginxInstance, NginxMissing, NginxSpec
 from proxyctl.publish.test import reason_of
 
 LOOK_SHARE = 200
@@ -19,7 +19,7 @@ LOOK_SHARE = 200
 is elsewhere can be edited, too."""
 
 
-class IncludingContainer(NginxContainer):
+class IncludingNginx(Nginx):
     """`directory`: what its nginx.conf includes, as this process sees it. `home` and `reference`: what proxyctl has in there."""
 
     def __init__(self, engine: Engine, spec: NginxSpec, directory: Path, home: str, reference: str) -> None:
@@ -33,7 +33,7 @@ class IncludingContainer(NginxContainer):
         self._read_again = 0.0
 
     async def ensure(self) -> NginxInstance:
-        """The running nginx. Raises NginxMissing."""
+        """Neither made nor started. Raises NginxMissing."""
         raw = await self._find()
         name = str(raw["Name"]).lstrip("/")
         if raw["State"]["Status"] != "running":
