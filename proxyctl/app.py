@@ -213,15 +213,14 @@ class App:
         self.controller = Controller(parts, policy, state, self._told)
         return self.controller
 
-    async def nginx(self, *, look: bool = False) -> Nginx:
-        """`look`: none is made. Directories are as the host knows them: a controller in a container reads them from its own
-        mounts."""
+    async def nginx(self) -> Nginx:
+        """Directories are as the host knows them: a controller in a container reads them from its own mounts."""
         config = self.config
         spec = NginxSpec(
             name=config.nginx.container,
             image=config.nginx.image,
             pull=config.nginx.pull == "missing",
-            create=config.nginx.create and not look,
+            create=config.nginx.create,
             ports=config.ports,
             conf_dir=await host_path(self.engine, config.nginx_dir),
             boot_dir=await host_path(self.engine, config.runtime_dir),
@@ -236,7 +235,6 @@ class App:
         place = standing.Place(
             version=__version__,
             endpoint=self.engine.endpoint,
-            nginx_container=self.config.nginx.container,
             label_prefix=self.config.discovery.label_prefix,
             resync=self.config.discovery.resync,
             started_unix=self.started,

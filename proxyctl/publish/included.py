@@ -32,8 +32,7 @@ class IncludingNginx(Nginx):
         """What it was read from, and whether nginx took it."""
         self._read_again = 0.0
 
-    async def ensure(self) -> NginxInstance:
-        """Neither made nor started. Raises NginxMissing."""
+    async def look(self) -> NginxInstance:
         raw = await self._find()
         name = str(raw["Name"]).lstrip("/")
         if raw["State"]["Status"] != "running":

@@ -56,6 +56,7 @@ def read(dump: str, working_directory: str, directory: str, reference: str) -> N
         around=around,
         links={name: join(prefix, name) for found in parsed.values() for name in _relative(found)},
         workers=int(workers[0]) if workers else 0,
+        ends_old_workers=any(d.name == "worker_shutdown_timeout" for d in parsed[main]),
     )
 
 

@@ -77,6 +77,7 @@ class NginxInstance:
     outdated: bool
     """It was made from other settings than today's."""
     image: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,12 @@ class Nginx(ABC):
         self._versions: dict[str, tuple[int, ...]] = {}
 
     @abstractmethod
+    async def look(self) -> NginxInstance:
+        """The running nginx; nothing is made or started. Raises NginxMissing."""
+
     async def ensure(self) -> NginxInstance:
-        """The running nginx. Raises NginxMissing."""
+        """The running nginx, which is made and started first where that is proxyctl's to do. Raises NginxMissing."""
+        return await self.look()
 
     async def _last_words(self, container: str) -> str:
         return _last_line(await self._engine.logs(container))
@@ -123,6 +128,7 @@ class Nginx(ABC):
             addresses=_addresses(raw, host_network=host_network),
             outdated=False,
             image=str(raw["Config"].get("Image", "")),
+            name=str(raw["Name"]).lstrip("/"),
         )
 
     async def _version(self, raw: Mapping[str, Any]) -> tuple[int, ...]:
@@ -161,7 +167,6 @@ class NginxContainer(Nginx):
         self._maker = engine
 
     async def ensure(self) -> NginxInstance:
-        """The running nginx; creates and starts it where that is allowed. Raises NginxMissing."""
         raw = await self._engine.inspect_raw(self._spec.name)
         if raw is None:
             if not self._spec.create:
@@ -169,6 +174,9 @@ class NginxContainer(Nginx):
             await self._create()
         elif raw["State"]["Status"] in ("created", "exited", "dead"):
             await self._maker.start(self._spec.name)
+        return await self.look()
+
+    async def look(self) -> NginxInstance:
         running = await self._engine.inspect_raw(self._spec.name)
         if running is None or running["State"]["Status"] != "running":
             said = await self._last_words(self._spec.name) if running else "it is gone"

@@ -323,7 +323,7 @@ def test_states_and_results_are_those_of_the_code() -> None:
 
 def standing() -> Standing:
     """One site and no nginx."""
-    return Standing(Place("1", "", "", "proxyctl", 30, 0), True, None, "", True, 0, "", True, site(), RouteTable())
+    return Standing(Place("1", "", "proxyctl", 30, 0), True, None, "", True, 0, "", True, site(), RouteTable())
 
 
 def exposed_metrics() -> dict[str, tuple[str, set[str]]]:
