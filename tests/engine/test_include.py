@@ -251,7 +251,7 @@ def test_nginx_is_found_by_its_label(theirs: Theirs) -> None:
 
 
 def test_swaps_under_load(theirs: Theirs) -> None:
-    """By clients that do not look, before they write, whether their connection was closed: an older nginx does that at a reload."""
+    """By clients that do not look whether their connection was closed before they write: an older nginx does that at a reload."""
     seamless = "1.22" not in theirs.flavour.image
     box = theirs.add("swap0", "swap.example", args=DRAINS)
     theirs.controller.wait_for("swap.example")
