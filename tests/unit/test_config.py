@@ -73,8 +73,8 @@ MISTAKES = {
     "a text that is a number": ("[state]\ndir = 5", "state.dir", "write text in quotes"),
     "a list that is a text": ("[nginx]\npublish = '80:80'", "nginx.publish", 'write a list, like ["a", "b"]'),
     "a list of numbers": ("[nginx]\npublish = [80]", "nginx.publish", 'write a list, like ["a", "b"]'),
-    "another layout without a directory": ("[nginx]\nlayout = 'include'", "nginx.layout = include needs nginx.dir", "of the host"),
-    "another layout that cannot wait": (
+    "a layout without a directory": ("[nginx]\nlayout = 'include'", "nginx.layout = include needs nginx.dir", "of the host"),
+    "a layout that cannot wait": (
         "[nginx]\nlayout = 'include'\ndir = '/x'\ncold_start = 'wait'",
         "nginx.cold_start = wait needs nginx.layout = full",
         'write "last-good"',
