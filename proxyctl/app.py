@@ -29,7 +29,7 @@ from proxyctl.plan import labels, vhosts
 from proxyctl.plan.ownership import ClaimRule
 from proxyctl.publish.draft import FOLDERS, Drafts
 from proxyctl.publish.host import HostNginx
-from proxyctl.publish.included import IncludingNginx
+from proxyctl.publish.included import IncludingNginx, IncludingSpec
 from proxyctl.publish.nginx import Engine, Nginx, NginxContainer, NginxSpec, bootstrap_view
 from proxyctl.publish.promote import Reference
 from proxyctl.publish.reload import Reloader
@@ -216,7 +216,21 @@ class App:
     async def nginx(self) -> Nginx:
         """Directories are as the host knows them: a controller in a container reads them from its own mounts."""
         config = self.config
-        spec = NginxSpec(
+        if config.nginx.layout == "include":
+            spec = IncludingSpec(
+                name=config.nginx.container,
+                label=f"{config.discovery.label_prefix}.nginx",
+                directory=config.nginx_dir,
+                source=config.nginx_dir if config.nginx.pid_file else await host_path(self.engine, config.nginx_dir),
+                home=config.layout.home,
+                reference=config.layout.reference,
+            )
+            return IncludingNginx(self.nginx_engine, spec)
+        return NginxContainer(self.engine, await self._nginx_spec())
+
+    async def _nginx_spec(self) -> NginxSpec:
+        config = self.config
+        return NginxSpec(
             name=config.nginx.container,
             image=config.nginx.image,
             pull=config.nginx.pull == "missing",
@@ -227,9 +241,6 @@ class App:
             logs_dir=await host_path(self.engine, config.logs_dir),
             label_prefix=config.discovery.label_prefix,
         )
-        if config.nginx.layout == "full":
-            return NginxContainer(self.engine, spec)
-        return IncludingNginx(self.nginx_engine, spec, config.nginx_dir, config.layout.home, config.layout.reference)
 
     def _standing(self, controller: Controller) -> Callable[[History], standing.Standing]:
         place = standing.Place(

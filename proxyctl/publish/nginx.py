@@ -91,9 +91,8 @@ class JoinResult:
 class Nginx(ABC):
     """The nginx that is published to."""
 
-    def __init__(self, engine: Engine, spec: NginxSpec) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._spec = spec
         self._versions: dict[str, tuple[int, ...]] = {}
 
     @abstractmethod
@@ -163,8 +162,9 @@ class NginxContainer(Nginx):
     """One of proxyctl's own: nginx.conf is rendered, too."""
 
     def __init__(self, engine: MakingEngine, spec: NginxSpec) -> None:
-        super().__init__(engine, spec)
+        super().__init__(engine)
         self._maker = engine
+        self._spec = spec
 
     async def ensure(self) -> NginxInstance:
         raw = await self._engine.inspect_raw(self._spec.name)

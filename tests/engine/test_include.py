@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.load import Load
-from tests.rig import LOOPBACK, NGINX, Answer, Box, Rig, ask, free_port, until
+from tests.rig import LOOPBACK, NGINX, Answer, Box, Rig, ask, endpoint, free_port, until
 
 MORE = "server { listen 80; server_name %s; location / { return 200 hand; } }\n"
 HAND = "server { listen 80 default_server; return 410 default; }\n" + MORE % "hand.example"
@@ -271,3 +273,69 @@ def test_swaps_under_load(theirs: Theirs) -> None:
         assert report.lost_of() == 0
     else:
         assert 0 < report.lost_of("kept") <= 20 * reloads, "each idle client at each reload, at the most"
+
+
+# ---------------------------------------------------------------- an nginx in no container
+
+ALONE = """user root;
+worker_processes 1;
+pid /run/nginx.pid;
+error_log stderr;
+events {}
+http { include %s/*.conf; }
+"""
+RUN = "import sys; from proxyctl.cli import call; sys.exit(call())"
+
+
+def test_an_nginx_of_the_host_is_told_by_its_pid_file_and_tested_by_its_own_command(rig: Rig) -> None:
+    """The host is a container here, with an nginx that was started in it by hand, and the controller."""
+    here = rig.directory / "host"
+    vhosts = here / "vhosts"
+    vhosts.mkdir(parents=True)
+    rig.directory.chmod(0o755)
+    packed = b"".join(rig.client.get_archive(rig.create_container(image=NGINX).id, "/usr/sbin/nginx")[0])
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(here, filter="data")
+    (here / "nginx.conf").write_text(ALONE % vhosts)
+    (vhosts / "hand.conf").write_text(HAND)
+    (here / "config.toml").write_text(
+        f'[docker]\nendpoint = "unix:///engine.sock"\n[state]\ndir = "{here}/state"\n[discovery]\nlabel_prefix = "{rig.prefix}"\n'
+        f'[nginx]\nlayout = "include"\ndir = "{vhosts}"\npid_file = "/run/nginx.pid"\n'
+    )
+    port = free_port()
+    host = rig.run_container(
+        name="host",
+        image="proxyctl-testbed/proxyctl",
+        User="root",
+        Env=["PYTHONPATH=/src"],
+        Entrypoint=["sh", "-c"],
+        args=[f"cd /tmp && nginx -c {here}/nginx.conf && exec python3 -c '{RUN}' --config {here}/config.toml run"],
+        ExposedPorts={"80/tcp": {}},
+        host_config={
+            "Binds": [
+                f"{here}/nginx:/usr/sbin/nginx:ro",
+                f"{here}:{here}",
+                f"{Path.cwd()}:/src:ro",
+                f"{endpoint().removeprefix('unix://')}:/engine.sock",
+            ],
+            "PortBindings": {"80/tcp": [{"HostIp": LOOPBACK, "HostPort": str(port)}]},
+        },
+    )
+
+    def log() -> str:
+        return bytes(rig.client.logs(host.id)).decode()
+
+    try:
+        rig.run_container({"host": "a.example"}, name="plain")
+        until(lambda: ask(port, "a.example").backend == "plain", 15, "the labelled container")
+        assert ask(port, "hand.example").body == "hand"
+        rig.run_container({"host": "hand.example"}, name="robber")
+        until(lambda: "hand.example belongs to the hand-written vhost" in log(), 10, "the rejection")
+        (vhosts / "broken.conf").write_text("servr {}\n")
+        until(lambda: f"{vhosts}/broken.conf:1: that is not proxyctl's" in log(), 10, "the refusal")
+        (vhosts / "broken.conf").unlink()
+        rig.run_container({"host": "b.example"}, name="later")
+        until(lambda: ask(port, "b.example").backend == "later", 10, "the second container")
+    except AssertionError as error:
+        error.add_note(log())
+        raise

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxyctl.model import EngineRefused
-from proxyctl.publish.included import IncludingNginx
+from proxyctl.publish.included import IncludingNginx, IncludingSpec
 from proxyctl.publish.nginx import NginxMissing
 from tests.unit import bench, make
 
@@ -51,7 +51,8 @@ def engine(tmp_path: Path) -> Engine:
 
 
 def theirs(engine: Engine) -> IncludingNginx:
-    return IncludingNginx(engine, bench.spec(engine.directory), engine.directory / "conf", ".proxyctl", OURS)
+    conf = engine.directory / "conf"
+    return IncludingNginx(engine, IncludingSpec("nginx", "proxyctl.nginx", conf, conf, ".proxyctl", OURS))
 
 
 async def test_it_is_described_with_what_lies_beside_our_file(engine: Engine) -> None:
