@@ -100,6 +100,13 @@ class Theirs:
         return subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    """For the one nginx of a test of its own."""
+    with Rig() as made:
+        yield made
+
+
 @pytest.fixture(scope="module", params=FLAVOURS)
 def theirs(request: pytest.FixtureRequest) -> Iterator[Theirs]:
     with Rig() as rig:
@@ -339,3 +346,36 @@ def test_an_nginx_of_the_host_is_told_by_its_pid_file_and_tested_by_its_own_comm
     except AssertionError as error:
         error.add_note(log())
         raise
+
+
+# ---------------------------------------------------------------- what does not fit
+
+
+def test_where_the_first_publish_is_refused_by_the_reload_nothing_of_ours_is_left(rig: Rig) -> None:
+    """`nginx -t` takes a second listener on the port, and the reload does not."""
+    theirs = Theirs(rig, FLAVOURS["current"])
+    theirs.write("hand", HAND.replace("listen 80 default_server", "listen [::]:80 ipv6only=off default_server"))
+    theirs.write("hand", theirs.path("hand").read_text().replace("listen 80;", "listen [::]:80;"))
+    theirs.nginx.stop()
+    theirs.nginx.start()
+    until(lambda: theirs.ask("hand.example").body == "hand", 10, "the hand-written vhost")
+    theirs.add("unlucky")
+    theirs.controller.start(wait=False)
+    until(lambda: theirs.controller.records("restored"), 15, "a reload that is refused")
+    assert "bind() to 0.0.0.0:80 failed" in theirs.controller.records("restored")[0]["error"]
+    assert theirs.controller.records("restored")[0]["error"].endswith("; nothing of ours is published")
+    theirs.controller.kill()
+    assert theirs.visible() == {theirs.path("hand").name}
+    assert theirs.ask("hand.example").body == "hand"
+
+
+def test_debians_default_site_is_a_link_that_leads_somewhere_only_inside_the_container(rig: Rig) -> None:
+    theirs = Theirs(rig, FLAVOURS["debian"])
+    theirs.write("hand", MORE % "hand.example")
+    theirs.path("default").symlink_to("/etc/nginx/sites-available/default")
+    theirs.add("beside")
+    theirs.controller.start(wait=False)
+    theirs.controller.wait_for("beside.example", backend="beside")
+    assert "Welcome to nginx" in theirs.ask("nobody.example").body
+    assert theirs.ask("hand.example").body == "hand"
+    theirs.controller.kill()
