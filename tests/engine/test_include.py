@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from tests.load import Load
+from tests.load import Kind, Load
 from tests.rig import LOOPBACK, NGINX, Answer, Box, Rig, ask, endpoint, free_port, until
 
 MORE = "server { listen 80; server_name %s; location / { return 200 hand; } }\n"
 HAND = "server { listen 80 default_server; return 410 default; }\n" + MORE % "hand.example"
+KINDS: tuple[Kind, ...] = ("new", "kept")
 DRAINS = ("--on-term", "drain:2s")
 QUICK = {"interval": "500ms", "timeout": "300ms"}
 
@@ -274,7 +275,8 @@ def test_swaps_under_load(theirs: Theirs) -> None:
             box = new
     report = load.report
     reloads = len(theirs.controller.records("live")) - before
-    print(f"{theirs.flavour.image}, {reloads} reloads: {report}; of them on new connections {report.lost_of('new')}")
+    kinds = "; ".join(f"{kind}: {report.lost_of(kind)} of {report.sent_of(kind):,}" for kind in KINDS)
+    print(f"{theirs.flavour.image}, {reloads} reloads: {kinds}; {report}")
     assert report.lost_of("new") == 0
     if seamless:
         assert report.lost_of() == 0
@@ -369,13 +371,27 @@ def test_where_the_first_publish_is_refused_by_the_reload_nothing_of_ours_is_lef
     assert theirs.ask("hand.example").body == "hand"
 
 
-def test_debians_default_site_is_a_link_that_leads_somewhere_only_inside_the_container(rig: Rig) -> None:
+def test_links_and_relative_paths_lead_where_they_lead_in_the_container(rig: Rig) -> None:
+    """As Debian writes them."""
     theirs = Theirs(rig, FLAVOURS["debian"])
-    theirs.write("hand", MORE % "hand.example")
+    theirs.write("hand", MORE.replace("return", "include proxy_params; return") % "hand.example")
     theirs.path("default").symlink_to("/etc/nginx/sites-available/default")
     theirs.add("beside")
     theirs.controller.start(wait=False)
     theirs.controller.wait_for("beside.example", backend="beside")
     assert "Welcome to nginx" in theirs.ask("nobody.example").body
     assert theirs.ask("hand.example").body == "hand"
+    theirs.controller.kill()
+
+
+def test_a_name_that_does_not_fit_is_refused_alone_and_who_was_first_stays_first(rig: Rig) -> None:
+    """Whoever is unknown gets the first server of all when none is the default: that was somebody else's, and still is."""
+    theirs = Theirs(rig, FLAVOURS["current"])
+    theirs.write("hand", MORE % "hand.example")
+    theirs.add("long", f"{'long-name' * 6}.{'x' * 20}.example")
+    theirs.add("short")
+    theirs.controller.start(wait=False)
+    theirs.controller.wait_for("short.example", backend="short")
+    assert "server_names_hash_bucket_size" in theirs.controller.wait_rejected("long")["problem"]
+    assert theirs.ask("nobody.example").body == "hand"
     theirs.controller.kill()
