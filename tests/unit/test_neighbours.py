@@ -110,6 +110,11 @@ def test_an_nginx_conf_that_does_not_read_our_file_is_told_what_to_write(text: s
     assert f"write include {DIR}/*;" in str(caught.value)
 
 
+def test_an_nginx_that_prints_nothing_is_told_the_same() -> None:
+    with pytest.raises(NotIncluded):
+        neighbours.read("", "/", DIR, OURS)
+
+
 def test_relative_paths_are_found_that_a_draft_elsewhere_must_have_too() -> None:
     own = (
         "server { auth_basic_user_file .htpasswd; ssl_certificate tls/a.pem; location / { include snippets/x.conf; } root /srv; }"
