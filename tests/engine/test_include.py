@@ -248,6 +248,21 @@ def test_the_commands_know_the_layout(theirs: Theirs) -> None:
     assert any(theirs.inside("broken") in check["found"] for check in broken["checks"])
 
 
+def test_a_drained_host_says_so_under_its_own_name_and_goes_on_serving(theirs: Theirs) -> None:
+    def ready() -> int:
+        return ask(theirs.port, "ready.proxyctl.invalid", "/-/ready").status
+
+    theirs.add("drained")
+    theirs.controller.wait_for("drained.example", backend="drained")
+    assert ready() == 200
+    assert theirs.command("host", "drain", "--notice", "1s", "--timeout", "30s").returncode == 0
+    assert ready() == 503
+    assert theirs.ask("drained.example").backend == "drained"
+    assert theirs.ask("hand.example").body == "hand"
+    assert theirs.command("host", "undrain").returncode == 0
+    until(lambda: ready() == 200, 5, "the host to be back")
+
+
 def test_nginx_is_found_by_its_label(theirs: Theirs) -> None:
     theirs.controller.stop()
     config = theirs.controller.config.read_text()
