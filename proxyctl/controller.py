@@ -186,7 +186,7 @@ class Controller:
             if self.nginx is None or wake.relist or wake.nginx:
                 self.nginx = await parts.nginx.ensure()
         nginx = self.nginx
-        if self._offered:
+        if self._offered and not nginx.view.neighbours.refused:
             await self._take_over(course, nginx, self._offered)
         with course.stage("plan"):
             networks = self._planner.networks(self._inputs(nginx))
