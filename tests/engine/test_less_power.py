@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.relay import Call, Relay
-from tests.rig import Controller, Rig, until
+from tests.rig import Box, Controller, Rig, until
 
 ROOT = Path(__file__).parents[2]
 ZONE = "limit_req_zone ${} zone=own:1m rate=1r/s;\nserver {{ listen 80; server_name {}.example; return 200 {}; }}\n"
@@ -126,6 +126,31 @@ def test_an_image_is_asked_for_only_where_that_is_allowed(rig: Rig, relay: Relay
     until(lambda: "POST /images/create" in asked(relay), 10, "the image to be asked for")
     controller.stop()
     assert asked(relay) <= calls("nginx.create = true", 'nginx.pull = "missing"').keys()
+
+
+def test_a_container_is_stopped_only_where_versions_are_to_be(rig: Rig, relay: Relay) -> None:
+    permitted = calls("nginx.create = true", "nginx.join = true", 'rollout.retire = "stop"')
+    sections = {"docker": {"endpoint": relay.endpoint}, "rollout": {"bake": "0s"}}
+    controller = rig.controller(sections, start=False, prefix=f"{rig.prefix}stop")
+    permit(relay, rig, controller.nginx, permitted)
+    controller.start()
+
+    def run(version: str, **more: str) -> Box:
+        said = {"host": "stop.example", "service": "stop", "version": version, **more}
+        return rig.run_container(
+            name=f"stop-{version}", other_labels={f"{controller.prefix}.{key}": text for key, text in said.items()}
+        )
+
+    one = run("v1")
+    controller.wait_for("stop.example", backend="stop-v1")
+    two = run("v2")
+    controller.wait_for("stop.example", backend="stop-v2")
+    assert "POST /containers/{id}/stop" not in asked(relay)
+    run("v3", **{"rollout.retire": "stop"})
+    until(lambda: two.inspect()["State"]["Status"] == "exited", 20, "the old version to be stopped")
+    assert one.inspect()["State"]["Status"] == "running"
+    controller.stop()
+    assert refused(relay) == []
 
 
 def test_nginx_has_no_more_rights_than_it_needs(rig: Rig, controller: Controller) -> None:
