@@ -1,33 +1,48 @@
-"""The machine of the story and the steps that it goes through. `python -m examples.cgit` tells them, tests/engine/test_cgit.py
-checks them.
+"""The machine of the story, and what happens on it, step by step with figures: `make cgit` tells it, tests/engine/test_cgit.py
+checks it.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tests.load import Load, Report
 from tests.rig import Answer, Rig, ask, free_port, until
 
 MACHINE = "proxyctl-testbed/cgit-machine"
-IMAGES = {
-    "proxyctl-testbed/cgit:v1": "cgit:v1",
-    "proxyctl-testbed/cgit:v2": "cgit:v2",
-    "proxyctl-testbed/nginx-extras:1.22": "nginx-extras:1.22",
-    "proxyctl-testbed/backend:latest": "backend",
-}
 REGISTRY = "127.0.0.1:5000"
+IMAGES = ("nginx-extras:1.22", "cgit:v1", "cgit:v2", "backend:latest")
 CODE, WIKI = "code.example", "wiki.example"
 CLONE = f"http://{CODE}/git/story.git"
 MIB = 16
-"""Of the repository's one large file: a clone of it takes four seconds, since lighttpd.conf gives a connection 4 MiB/s."""
-BOOT = 60.0
+"""Of the repository's one large file: a clone takes four seconds, since lighttpd.conf gives a connection 4 MiB/s."""
+UP_WITHIN = 60.0
+BACK_WITHIN = 30.0
+
+STATE_PARTITION = f"""
+install --directory /media/state/_CUSTOM/nginx /media/state/git
+cat >/media/state/_CUSTOM/nginx/status <<'END'
+# written by hand, long before proxyctl
+server {{
+    listen 80;
+    server_name status.example;
+    location / {{ return 200 "all is well\\n"; }}
+}}
+END
+git init --quiet --bare --initial-branch main /media/state/git/story.git
+git init --quiet --initial-branch main /tmp/work
+cd /tmp/work
+git config user.name Author && git config user.email author@code.example
+for chapter in 1 2 3; do git commit --quiet --allow-empty --message "Chapter $chapter"; done
+head --bytes {MIB}M /dev/urandom >ball && git add ball && git commit --quiet --message "Something large"
+git push --quiet /media/state/git/story.git main
+"""
 
 
 class Failed(Exception):
@@ -35,7 +50,7 @@ class Failed(Exception):
 
 
 class Machine:
-    """A container with systemd, an engine and a registry in it, whose port 80 is `port` on 127.0.0.1."""
+    """A container with systemd, an engine and a registry in it. Its port 80 is `port` of 127.0.0.1."""
 
     def __init__(self, rig: Rig) -> None:
         self.port = free_port()
@@ -47,17 +62,21 @@ class Machine:
             "ReadonlyPaths": [],
             "DeviceCgroupRules": ["a *:* rwm"],
             "CgroupnsMode": "private",
-            "Tmpfs": {"/run": "exec", "/tmp": ""},
+            "Tmpfs": {"/run": "", "/tmp": ""},
             "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(self.port)}]},
-            "ExtraHosts": [f"{CODE}:127.0.0.1", f"{WIKI}:127.0.0.1"],
+            "ExtraHosts": [f"{CODE}:127.0.0.1"],
         }
-        self.box = rig.run_container(
-            name="machine", image=MACHINE, host_config=host_config, ExposedPorts={"80/tcp": {}}, Hostname="machine"
-        )
+        settings = {"ExposedPorts": {"80/tcp": {}}, "Hostname": "machine"}
+        self.box = rig.run_container(name="machine", image=MACHINE, host_config=host_config, **settings)
         self.wait_up()
 
     def wait_up(self) -> None:
-        until(lambda: self.tries("docker", "version") and self.tries("curl", "-sf", f"{REGISTRY}/v2/"), BOOT, "an engine and a registry", 0.2)
+        until(lambda: self.tries("docker", "version"), UP_WITHIN, "an engine in the machine", every=0.1)
+
+    def cut_power(self) -> None:
+        """And give it again: everything is killed at once, /run and /tmp are empty afterwards."""
+        self.box.kill()
+        self.box.start()
 
     def run(self, *argv: str) -> str:
         """Returns what a command in the machine printed. Raises Failed."""
@@ -78,12 +97,8 @@ class Machine:
     def sh(self, script: str) -> str:
         return self.run("bash", "-euo", "pipefail", "-c", script)
 
-    def load(self, image: str) -> None:
-        """An image of the engine around it, into its own."""
-        from_here = subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE)
-        subprocess.run(["docker", "exec", "-i", self.box.id, "docker", "load"], stdin=from_here.stdout, check=True, capture_output=True)
-        if from_here.wait():
-            raise Failed(f"docker save {image}")
+    def systemctl(self, *words: str) -> None:
+        self.run("systemctl", *words)
 
     def ask(self, host: str, path: str = "/") -> Answer:
         return ask(self.port, host, path, timeout=2)
@@ -91,8 +106,230 @@ class Machine:
     def address(self, container: str) -> str:
         return self.run("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", container).strip()
 
-    def status(self) -> Mapping[str, Any]:
+    def status(self) -> dict[str, Any]:
         return dict(json.loads(self.run("proxyctl", "status", "--json")))
 
-    def journal(self, unit: str, lines: int = 30) -> str:
-        return self.run("journalctl", "--unit", unit, "--output", "cat", "--lines", str(lines))
+    def code(self) -> str:
+        """Which cgit lists the repositories; empty when none does."""
+        answer = self.ask(CODE, "/git/")
+        return answer.backend if answer.status == 200 else ""
+
+    def wiki(self) -> str:
+        answer = self.ask(WIKI)
+        return answer.backend if answer.status == 200 else ""
+
+    def serves(self, version: str) -> bool:
+        return self.code() == f"cgit-{version}" and self.wiki() == "wiki"
+
+
+class Clones:
+    """`git clone` again and again, three at a time, until the block ends."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(3)]
+        self.done = 0
+        self.failures: list[str] = []
+
+    def __enter__(self) -> Clones:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _run(self, number: int) -> None:
+        self._stopping.wait(number)  # so that one is always in its middle
+        while not self._stopping.is_set():
+            try:
+                clone(self._machine, f"/tmp/clone{number}")
+                self.done += 1
+            except Failed as failure:
+                self.failures.append(str(failure))
+
+
+def clone(machine: Machine, into: str) -> int:
+    """Through nginx. Returns how many commits came, with the large file whole. Raises Failed."""
+    machine.sh(f"rm -rf {into}; git clone --quiet {CLONE} {into}; cmp {into}/ball /tmp/work/ball")
+    return int(machine.run("git", "-C", into, "rev-list", "--count", "HEAD"))
+
+
+class Watch:
+    """Asks both sites all the while, and notes who answers."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.wrong: list[float] = []
+        """When one site answered for the other (monotonic)."""
+        self.right = 0
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join(30)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(0.02):
+            for host, path, own in ((CODE, "/git/", "cgit-"), (WIKI, "/", "wiki")):
+                backend = self._machine.ask(host, path).backend
+                if backend.startswith(own):
+                    self.right += 1
+                elif backend:
+                    self.wrong.append(time.monotonic())
+
+
+# ---------------------------------------------------------------- the steps
+
+
+def set_up(machine: Machine) -> Mapping[str, str]:
+    """Everything as the story has it, with cgit v1. Returns the digests of the images, by name, as the registry gave them."""
+    machine.sh(STATE_PARTITION)
+    until(lambda: machine.tries("curl", "--silent", "--fail", f"{REGISTRY}/v2/"), UP_WITHIN, "a registry", every=0.1)
+    digests = {}
+    for image in IMAGES:
+        said = machine.run("docker", "pull", f"{REGISTRY}/{image}")
+        digests[image] = next(line.split()[1] for line in said.splitlines() if line.startswith("Digest:"))
+    machine.systemctl("enable", "--now", "nginx", "cgit@v1", "wiki", "proxyctl")
+    until(lambda: machine.serves("v1"), BACK_WITHIN, "both sites", every=0.1)
+    return digests
+
+
+@dataclass(frozen=True, slots=True)
+class Cloned:
+    listed: bool
+    redirect: str
+    commits: int
+    seconds: float
+    by_hand: str
+    """What the vhost that was there before answers."""
+
+
+def list_and_clone(machine: Machine) -> Cloned:
+    front, page = machine.ask(CODE), machine.ask(CODE, "/git/")
+    began = time.monotonic()
+    commits = clone(machine, "/tmp/first")
+    return Cloned(
+        listed="story.git" in page.body,
+        redirect=f"{front.status} {front.headers.get('location', '')}",
+        commits=commits,
+        seconds=time.monotonic() - began,
+        by_hand=machine.ask("status.example").body,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    pages: Report
+    files: Report
+    clones: int
+    failures: tuple[str, ...]
+    live_after: float
+    """Seconds from `systemctl enable --now cgit@v2` to its first answer."""
+    seconds: float
+    """To the end of `systemctl disable --now cgit@v1`."""
+
+
+def swap(machine: Machine) -> Swapped:
+    """cgit v2 beside v1, tested, and v1 stopped, while pages are read and clones run."""
+    with ExitStack() as stack:
+        clones = stack.enter_context(Clones(machine))
+        pages = stack.enter_context(Load(CODE, machine.port, path="/git/", new_per_second=15, keepalive_clients=0))
+        files = stack.enter_context(
+            Load(CODE, machine.port, path="/git/cgit.css", new_per_second=5, post_share=0, keepalive_clients=10)
+        )
+        time.sleep(3)
+        began = time.monotonic()
+        machine.systemctl("enable", "--now", "cgit@v2")
+        until(lambda: machine.code() == "cgit-v2", BACK_WITHIN, "an answer of v2")
+        live = time.monotonic()
+        machine.systemctl("disable", "--now", "cgit@v1")
+        ended = time.monotonic()
+        time.sleep(2)
+    return Swapped(pages.report, files.report, clones.done, tuple(clones.failures), live - began, ended - began)
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    back_after: float
+    """Seconds from the death of nginx to its first answer."""
+
+
+def nginx_alone(machine: Machine) -> Alone:
+    """No controller, and nginx is killed."""
+    machine.systemctl("stop", "proxyctl")
+    began = time.monotonic()
+    machine.run("docker", "kill", "nginx")
+    until(lambda: machine.serves("v2"), BACK_WITHIN, "both sites without a controller")
+    took = time.monotonic() - began
+    machine.systemctl("start", "proxyctl")
+    return Alone(took)
+
+
+@dataclass(frozen=True, slots=True)
+class Rebooted:
+    back_after: float
+    """Seconds from the power coming back to the first good answer of both sites."""
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+    """Addresses by container."""
+    wrong_before: int
+    """Answers of one site for the other until proxyctl had published."""
+    wrong_after: int
+    right: int
+
+
+def addresses(machine: Machine) -> Mapping[str, str]:
+    return {name: machine.address(name) for name in ("nginx", "cgit-v2", "wiki")}
+
+
+def reboot(machine: Machine) -> Rebooted:
+    """A power cut. Whatever order systemd chooses, the site is back."""
+    before = addresses(machine)
+    with Watch(machine) as watch:
+        machine.cut_power()
+        began = time.monotonic()
+        until(lambda: machine.tries("proxyctl", "status", "--json") and machine.status()["ready"], UP_WITHIN, "proxyctl", every=0.1)
+        published = time.monotonic()
+        until(lambda: machine.serves("v2"), BACK_WITHIN, "both sites")
+        back = time.monotonic()
+        time.sleep(2)
+    return _rebooted(machine, watch, before, began, published, back)
+
+
+def worst_order(machine: Machine) -> Rebooted:
+    """A power cut, and then nginx first, the sites in the other order, so that each has an address that was another's, and proxyctl
+    last."""
+    before = addresses(machine)
+    first, *others = sorted(("cgit-v2", "wiki"), key=lambda name: before[name], reverse=True)
+    units = {"cgit-v2": "cgit@v2", "wiki": "wiki"}
+    machine.systemctl("disable", "nginx", "cgit@v2", "wiki", "proxyctl")
+    with Watch(machine) as watch:
+        machine.cut_power()
+        began = time.monotonic()
+        machine.wait_up()
+        for name in ("nginx", first, *others):
+            machine.systemctl("enable", "--now", units.get(name, name))
+            until(lambda name=name: machine.tries("docker", "top", name), BACK_WITHIN, name, every=0.1)
+        time.sleep(2)
+        machine.systemctl("enable", "--now", "proxyctl")
+        published = time.monotonic()
+        until(lambda: machine.serves("v2"), BACK_WITHIN, "both sites")
+        back = time.monotonic()
+        time.sleep(2)
+    return _rebooted(machine, watch, before, began, published, back)
+
+
+def _rebooted(
+    machine: Machine, watch: Watch, before: Mapping[str, str], began: float, published: float, back: float
+) -> Rebooted:
+    after = sum(at > published for at in watch.wrong)
+    return Rebooted(back - began, before, addresses(machine), len(watch.wrong) - after, after, watch.right)
