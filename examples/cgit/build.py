@@ -96,7 +96,10 @@ def build(name: str, versions: list[str], output: Path, labels: dict[str, str]) 
     """Writes the archive of the images proxyctl-testbed/NAME:VERSION. Returns their IDs."""
     recipe = HERE / "images" / name
     listed, found = [], []
-    with tempfile.TemporaryDirectory(dir=output.parent) as scratch, tarfile.open(output, "w", format=tarfile.GNU_FORMAT) as archive:
+    with (
+        tempfile.TemporaryDirectory(dir=output.parent) as scratch,
+        tarfile.open(output, "w", format=tarfile.GNU_FORMAT) as archive,
+    ):
 
         def add(path: Path) -> str:
             entry = tarfile.TarInfo(f"{digest_of(path)}.tar")
