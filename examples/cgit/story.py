@@ -7,10 +7,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from tests.load import Load, Report
 from tests.rig import Answer, Rig, ask, free_port, until
@@ -22,6 +22,8 @@ CODE, WIKI = "code.example", "wiki.example"
 CLONE = f"http://{CODE}/git/story.git"
 MIB = 16
 """Of the repository's one large file: a clone takes four seconds, since lighttpd.conf gives a connection 4 MiB/s."""
+COMMITS = 4
+BY_HAND = "all is well"
 UP_WITHIN = 60.0
 BACK_WITHIN = 30.0
 
@@ -32,20 +34,20 @@ cat >/media/state/_CUSTOM/nginx/status <<'END'
 server {{
     listen 80;
     server_name status.example;
-    location / {{ return 200 "all is well\\n"; }}
+    location / {{ return 200 "{BY_HAND}"; }}
 }}
 END
 git init --quiet --bare --initial-branch main /media/state/git/story.git
 git init --quiet --initial-branch main /tmp/work
 cd /tmp/work
 git config user.name Author && git config user.email author@code.example
-for chapter in 1 2 3; do git commit --quiet --allow-empty --message "Chapter $chapter"; done
+for chapter in $(seq {COMMITS - 1}); do git commit --quiet --allow-empty --message "Chapter $chapter"; done
 head --bytes {MIB}M /dev/urandom >ball && git add ball && git commit --quiet --message "Something large"
 git push --quiet /media/state/git/story.git main
 """
 
 
-class Failed(Exception):
+class Failed(Exception):  # noqa: N818
     """A command in the machine that went wrong."""
 
 
@@ -56,7 +58,7 @@ class Machine:
         self.port = free_port()
         self.client = rig.client
         host_config = {
-            "CapAdd": ["SYS_ADMIN", "NET_ADMIN"],
+            "CapAdd": ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"],
             "SecurityOpt": ["seccomp=unconfined", "apparmor=unconfined"],
             "MaskedPaths": [],
             "ReadonlyPaths": [],
@@ -66,8 +68,9 @@ class Machine:
             "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(self.port)}]},
             "ExtraHosts": [f"{CODE}:127.0.0.1"],
         }
-        settings = {"ExposedPorts": {"80/tcp": {}}, "Hostname": "machine"}
-        self.box = rig.run_container(name="machine", image=MACHINE, host_config=host_config, **settings)
+        self.box = rig.run_container(
+            name="machine", image=MACHINE, host_config=host_config, ExposedPorts={"80/tcp": {}}, Hostname="machine"
+        )
         self.wait_up()
 
     def wait_up(self) -> None:
@@ -100,11 +103,27 @@ class Machine:
     def systemctl(self, *words: str) -> None:
         self.run("systemctl", *words)
 
+    def enable(self, container: str) -> None:
+        """Its unit. Returns when it runs."""
+        self.systemctl("enable", "--now", unit_of(container))
+        until(lambda: self.tries("docker", "top", container), BACK_WITHIN, container, every=0.1)
+
     def ask(self, host: str, path: str = "/") -> Answer:
         return ask(self.port, host, path, timeout=2)
 
-    def address(self, container: str) -> str:
-        return self.run("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", container).strip()
+    def addresses(self) -> dict[str, str]:
+        """By container."""
+        form = "{{.Name}} {{.NetworkSettings.IPAddress}}"
+        lines = self.sh(f"docker inspect --format '{form}' $(docker ps --quiet)").splitlines()
+        return dict(line.removeprefix("/").split() for line in lines)
+
+    def nginx_version(self) -> str:
+        return self.run("docker", "exec", "nginx", "nginx", "-v").strip().rpartition("/")[2]
+
+    def first_live(self, since: float) -> float:
+        """When proxyctl had first published after `since` (both unix)."""
+        cycles = json.loads(self.run("proxyctl", "history", "--json", "-n", "500"))["cycles"]
+        return float(min(cycle["at_unix"] for cycle in cycles if cycle["result"] == "live" and cycle["at_unix"] > since))
 
     def status(self) -> dict[str, Any]:
         return dict(json.loads(self.run("proxyctl", "status", "--json")))
@@ -122,6 +141,10 @@ class Machine:
         return self.code() == f"cgit-{version}" and self.wiki() == "wiki"
 
 
+def unit_of(container: str) -> str:
+    return container.replace("cgit-", "cgit@")
+
+
 class Clones:
     """`git clone` again and again, three at a time, until the block ends."""
 
@@ -133,7 +156,7 @@ class Clones:
         """From when to when (monotonic)."""
         self.failures: list[str] = []
 
-    def __enter__(self) -> Clones:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -168,10 +191,10 @@ class Watch:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.wrong: list[float] = []
-        """When one site answered for the other (monotonic)."""
+        """When what one site answered for the other was asked (unix)."""
         self.right = 0
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -181,12 +204,13 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stopping.wait(0.02):
-            for host, path, own in ((CODE, "/git/", "cgit-"), (WIKI, "/", "wiki")):
-                backend = self._machine.ask(host, path).backend
+            for host, own in ((CODE, "cgit-"), (WIKI, "wiki")):
+                began = time.time()
+                backend = self._machine.ask(host, "/git/").backend
                 if backend.startswith(own):
                     self.right += 1
                 elif backend:
-                    self.wrong.append(time.monotonic())
+                    self.wrong.append(began)
 
 
 # ---------------------------------------------------------------- the steps
@@ -200,7 +224,9 @@ def set_up(machine: Machine) -> Mapping[str, str]:
     for image in IMAGES:
         said = machine.run("docker", "pull", f"{REGISTRY}/{image}")
         digests[image] = next(line.split()[1] for line in said.splitlines() if line.startswith("Digest:"))
-    machine.systemctl("enable", "--now", "nginx", "cgit@v1", "wiki", "proxyctl")
+    for container in ("nginx", "cgit-v1", "wiki"):
+        machine.enable(container)
+    machine.systemctl("enable", "--now", "proxyctl")
     until(lambda: machine.serves("v1"), BACK_WITHIN, "both sites", every=0.1)
     return digests
 
@@ -291,59 +317,49 @@ def nginx_alone(machine: Machine) -> Alone:
 @dataclass(frozen=True, slots=True)
 class Rebooted:
     back_after: float
-    """Seconds from the power coming back to the first good answer of both sites."""
+    """Seconds from the power coming back until both sites answer."""
     before: Mapping[str, str]
     after: Mapping[str, str]
     """Addresses by container."""
-    wrong_before: int
-    """Answers of one site for the other until proxyctl had published."""
-    wrong_after: int
     right: int
-
-
-def addresses(machine: Machine) -> Mapping[str, str]:
-    return {name: machine.address(name) for name in ("nginx", "cgit-v2", "wiki")}
+    wrong_before: int
+    """Answers of one site for the other, until proxyctl had published in this boot."""
+    wrong_after: int
 
 
 def reboot(machine: Machine) -> Rebooted:
-    """A power cut. Whatever order systemd chooses, the site is back."""
-    before = addresses(machine)
-    with Watch(machine) as watch:
-        machine.cut_power()
-        began = time.monotonic()
-        until(
-            lambda: machine.tries("proxyctl", "status", "--json") and machine.status()["ready"], UP_WITHIN, "proxyctl", every=0.1
-        )
-        published = time.monotonic()
-        until(lambda: machine.serves("v2"), BACK_WITHIN, "both sites")
-        back = time.monotonic()
-        time.sleep(2)
-    return _rebooted(machine, watch, before, began, published, back)
+    """A power cut. Everything starts at once, in whatever order."""
+
+    def boot() -> None:
+        until(lambda: machine.tries("proxyctl", "status"), UP_WITHIN, "a controller", every=0.1)
+
+    return _rebooted(machine, boot)
 
 
 def worst_order(machine: Machine) -> Rebooted:
-    """A power cut, and then nginx first, the sites in the other order, so that each has an address that was another's, and proxyctl
-    last."""
-    before = addresses(machine)
-    first, *others = sorted(("cgit-v2", "wiki"), key=lambda name: before[name], reverse=True)
-    units = {"cgit-v2": "cgit@v2", "wiki": "wiki"}
-    machine.systemctl("disable", "nginx", "cgit@v2", "wiki", "proxyctl")
-    with Watch(machine) as watch:
-        machine.cut_power()
-        began = time.monotonic()
+    """A power cut. Then nginx is first, cgit gets the address that the wiki had, and proxyctl is last."""
+    order = ("nginx", "wiki", "cgit-v2")
+
+    def boot() -> None:
         machine.wait_up()
-        for name in ("nginx", first, *others):
-            machine.systemctl("enable", "--now", units.get(name, name))
-            until(lambda name=name: machine.tries("docker", "top", name), BACK_WITHIN, name, every=0.1)
+        for container in order:
+            machine.enable(container)
         time.sleep(2)
         machine.systemctl("enable", "--now", "proxyctl")
-        published = time.monotonic()
-        until(lambda: machine.serves("v2"), BACK_WITHIN, "both sites")
-        back = time.monotonic()
+
+    machine.systemctl("disable", *map(unit_of, order), "proxyctl")
+    return _rebooted(machine, boot)
+
+
+def _rebooted(machine: Machine, boot: Callable[[], None]) -> Rebooted:
+    before = machine.addresses()
+    with Watch(machine) as watch:
+        machine.cut_power()
+        began = time.time()
+        boot()
+        until(lambda: machine.serves("v2"), BACK_WITHIN, "both sites", every=0.1)
+        back = time.time()
         time.sleep(2)
-    return _rebooted(machine, watch, before, began, published, back)
-
-
-def _rebooted(machine: Machine, watch: Watch, before: Mapping[str, str], began: float, published: float, back: float) -> Rebooted:
+    published = machine.first_live(began)
     after = sum(at > published for at in watch.wrong)
-    return Rebooted(back - began, before, addresses(machine), len(watch.wrong) - after, after, watch.right)
+    return Rebooted(back - began, before, machine.addresses(), watch.right, len(watch.wrong) - after, after)
