@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
@@ -38,8 +38,8 @@ server {{
 }}
 END
 git init --quiet --bare --initial-branch main /media/state/git/story.git
-git init --quiet --initial-branch main /tmp/work
-cd /tmp/work
+git init --quiet --initial-branch main /root/work
+cd /root/work
 git config user.name Author && git config user.email author@code.example
 for chapter in $(seq {COMMITS - 1}); do git commit --quiet --allow-empty --message "Chapter $chapter"; done
 head --bytes {MIB}M /dev/urandom >ball && git add ball && git commit --quiet --message "Something large"
@@ -75,11 +75,6 @@ class Machine:
 
     def wait_up(self) -> None:
         until(lambda: self.tries("docker", "version"), UP_WITHIN, "an engine in the machine", every=0.1)
-
-    def cut_power(self) -> None:
-        """And give it again: everything is killed at once, /run and /tmp are empty afterwards."""
-        self.box.kill()
-        self.box.start()
 
     def run(self, *argv: str) -> str:
         """Returns what a command in the machine printed. Raises Failed."""
@@ -179,7 +174,7 @@ class Clones:
 
 def clone(machine: Machine, into: str) -> int:
     """Through nginx. Returns how many commits came, with the large file whole. Raises Failed."""
-    machine.sh(f"rm -rf {into}; git clone --quiet {CLONE} {into}; cmp {into}/ball /tmp/work/ball")
+    machine.sh(f"rm -rf {into}; git clone --quiet {CLONE} {into}; cmp {into}/ball /root/work/ball")
     return int(machine.run("git", "-C", into, "rev-list", "--count", "HEAD"))
 
 
@@ -226,7 +221,7 @@ def set_up(machine: Machine) -> Mapping[str, str]:
         digests[image] = next(line.split()[1] for line in said.splitlines() if line.startswith("Digest:"))
     for container in ("nginx", "cgit-v1", "wiki"):
         machine.enable(container)
-    machine.systemctl("enable", "--now", "proxyctl")
+    machine.systemctl("enable", "--now", "proxyctl", "proxyctl-drain")
     until(lambda: machine.serves("v1"), BACK_WITHIN, "both sites", every=0.1)
     return digests
 
@@ -315,7 +310,7 @@ def nginx_alone(machine: Machine) -> Alone:
 
 
 @dataclass(frozen=True, slots=True)
-class Rebooted:
+class Restarted:
     back_after: float
     """Seconds from the power coming back until both sites answer."""
     before: Mapping[str, str]
@@ -327,39 +322,68 @@ class Rebooted:
     wrong_after: int
 
 
-def reboot(machine: Machine) -> Rebooted:
-    """A power cut. Everything starts at once, in whatever order."""
-
-    def boot() -> None:
-        until(lambda: machine.tries("proxyctl", "status"), UP_WITHIN, "a controller", every=0.1)
-
-    return _rebooted(machine, boot)
-
-
-def worst_order(machine: Machine) -> Rebooted:
-    """A power cut. Then nginx is first, cgit gets the address that the wiki had, and proxyctl is last."""
+def power_cut(machine: Machine) -> Restarted:
+    """The worst order after it: nginx is first, cgit gets the address that the wiki had, proxyctl is last."""
     order = ("nginx", "wiki", "cgit-v2")
-
-    def boot() -> None:
+    machine.systemctl("disable", *map(unit_of, order), "proxyctl", "proxyctl-drain")
+    before = machine.addresses()
+    with Watch(machine) as watch:
+        machine.box.kill()
+        machine.box.start()
+        began = time.time()
         machine.wait_up()
         for container in order:
             machine.enable(container)
         time.sleep(2)
-        machine.systemctl("enable", "--now", "proxyctl")
-
-    machine.systemctl("disable", *map(unit_of, order), "proxyctl")
-    return _rebooted(machine, boot)
-
-
-def _rebooted(machine: Machine, boot: Callable[[], None]) -> Rebooted:
-    before = machine.addresses()
-    with Watch(machine) as watch:
-        machine.cut_power()
-        began = time.time()
-        boot()
+        machine.systemctl("enable", "--now", "proxyctl", "proxyctl-drain")
         until(lambda: machine.serves("v2"), BACK_WITHIN, "both sites", every=0.1)
         back = time.time()
         time.sleep(2)
     published = machine.first_live(began)
     after = sum(at > published for at in watch.wrong)
-    return Rebooted(back - began, before, machine.addresses(), watch.right, len(watch.wrong) - after, after)
+    return Restarted(back - began, before, machine.addresses(), watch.right, len(watch.wrong) - after, after)
+
+
+@dataclass(frozen=True, slots=True)
+class Rebooted:
+    told_after: float
+    """Seconds from the order to shut down until the balancer's check failed."""
+    pages: Report
+    """That the balancer sent until it knew."""
+    clone: str
+    """What went wrong with the one that was under way; empty when nothing did."""
+    down_after: float
+    back_after: float
+    """Seconds from the power coming back until both sites and the balancer's check answer."""
+
+
+def reboot(machine: Machine) -> Rebooted:
+    """An orderly one, behind a balancer, with a clone under way. All units start at once."""
+    trouble = []
+
+    def clone_across() -> None:
+        try:
+            clone(machine, "/tmp/last")
+        except Failed as failure:
+            trouble.append(str(failure))
+
+    def ready() -> bool:
+        return machine.ask("ready.proxyctl.invalid", "/-/ready").status == 200
+
+    assert ready()
+    cloning, stopping = threading.Thread(target=clone_across), threading.Thread(target=machine.box.stop, args=(120,))
+    with Load(CODE, machine.port, path="/git/", new_per_second=15, keepalive_clients=0) as pages:
+        cloning.start()
+        time.sleep(1)
+        began = time.monotonic()
+        stopping.start()
+        until(lambda: not ready(), UP_WITHIN, "a check that fails", every=1)
+        told = time.monotonic()
+    cloning.join()
+    stopping.join()
+    down = time.monotonic()
+    machine.box.start()
+    up = time.monotonic()
+    until(lambda: machine.serves("v2") and ready(), UP_WITHIN, "both sites", every=0.1)
+    back = time.monotonic()
+    return Rebooted(told - began, pages.report, "".join(trouble), down - began, back - up)
