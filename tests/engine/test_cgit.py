@@ -77,4 +77,4 @@ def test_after_a_power_cut_no_site_answers_for_another_once_proxyctl_has_publish
 def test_a_reboot_waits_for_the_balancer_and_for_what_is_under_way(machine: story.Machine) -> None:
     done = story.reboot(machine)
     assert (done.pages.losses, done.clone) == ((), "")
-    assert done.told_after < done.down_after
+    assert done.told_after < done.clone_after < done.down_after
