@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PYTHON ?= python3
 ENGINE = engine="$$(scripts/testbed env)"; eval "$$engine";
 
-.PHONY: help few setup run demo test chaos check bench lock image clean
+.PHONY: help few setup run demo cgit test chaos check bench lock image clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.* ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,6 +27,10 @@ run: few ## the controller, in the foreground; nginx at http://127.0.0.1:18080
 
 demo: few ## what it does, in a few minutes; KEEP=1 leaves it running
 	$(ENGINE) .venv/bin/python examples/demo/demo.py $(if $(KEEP),--keep)
+
+cgit: ## cgit behind Debian's nginx on a machine of systemd units, through a new version and power cuts; KEEP=1 leaves it running
+	scripts/testbed setup cgit
+	$(ENGINE) .venv/bin/python -m examples.cgit $(if $(KEEP),--keep)
 
 test: setup check ## everything: setup, check, tests
 	$(ENGINE) .venv/bin/pytest --numprocesses 2 --dist loadfile

@@ -28,8 +28,9 @@ from proxyctl.observe.probes import Prober
 from proxyctl.plan import labels, vhosts
 from proxyctl.plan.ownership import ClaimRule
 from proxyctl.publish.draft import FOLDERS, Drafts
-from proxyctl.publish.included import IncludingContainer
-from proxyctl.publish.nginx import NginxContainer, NginxSpec, bootstrap_view
+from proxyctl.publish.host import HostNginx
+from proxyctl.publish.included import IncludingNginx, IncludingSpec
+from proxyctl.publish.nginx import Engine, Nginx, NginxContainer, NginxSpec, bootstrap_view
 from proxyctl.publish.promote import Reference
 from proxyctl.publish.reload import Reloader
 from proxyctl.publish.test import Tester
@@ -107,7 +108,17 @@ def own_ports(config: Config) -> frozenset[int]:
 def fixed_at_start(config: Config) -> tuple[object, ...]:
     """What a running controller does not change."""
     nginx, discovery = config.nginx, config.discovery
-    container = (nginx.layout, nginx.dir, nginx.logs, nginx.container, nginx.image, nginx.publish, nginx.pull, nginx.create)
+    container = (
+        nginx.layout,
+        nginx.pid_file,
+        nginx.dir,
+        nginx.logs,
+        nginx.container,
+        nginx.image,
+        nginx.publish,
+        nginx.pull,
+        nginx.create,
+    )
     return (config.docker, config.state, config.api, discovery.resync, discovery.label_prefix, container)
 
 
@@ -138,6 +149,9 @@ class App:
         self.config_file = config_file
         self.store = StateStore(config.state_dir)
         self.engine = DockerHost(config.docker.endpoint, config.discovery.label_prefix)
+        on_host = config.nginx.pid_file
+        self.nginx_engine: Engine = HostNginx(Path(on_host).absolute(), config.nginx_dir) if on_host else self.engine
+        """Where nginx is asked, tested and sent its signal."""
         self.wakes = events.Wakes()
         self.events = events.EngineEvents(self.engine, self.wakes, self._noted)
         self.inventory = Inventory(self.engine, config.discovery.label_prefix, self.wakes.post)
@@ -196,11 +210,11 @@ class App:
         parts = Parts(
             inventory=self.inventory,
             prober=Prober(self._changed),
-            container=await self.nginx_container(),
+            nginx=await self.nginx(),
             drafts=drafts,
-            tester=Tester(self.engine),
+            tester=Tester(self.nginx_engine),
             reference=reference,
-            reloader=Reloader(self.engine, state.token),
+            reloader=Reloader(self.nginx_engine, state.token),
             store=self.store,
             wakes=self.wakes,
             stop=self.engine.stop,
@@ -208,30 +222,39 @@ class App:
         self.controller = Controller(parts, policy, state, self._told)
         return self.controller
 
-    async def nginx_container(self, *, look: bool = False) -> NginxContainer:
-        """`look`: none is made. Directories are as the host knows them: a controller in a container reads them from its own
-        mounts."""
+    async def nginx(self) -> Nginx:
+        """Directories are as the host knows them: a controller in a container reads them from its own mounts."""
         config = self.config
-        spec = NginxSpec(
+        if config.nginx.layout == "include":
+            spec = IncludingSpec(
+                name=config.nginx.container,
+                label=f"{config.discovery.label_prefix}.nginx",
+                directory=config.nginx_dir,
+                source=config.nginx_dir if config.nginx.pid_file else await host_path(self.engine, config.nginx_dir),
+                home=config.layout.home,
+                reference=config.layout.reference,
+            )
+            return IncludingNginx(self.nginx_engine, spec)
+        return NginxContainer(self.engine, await self._nginx_spec())
+
+    async def _nginx_spec(self) -> NginxSpec:
+        config = self.config
+        return NginxSpec(
             name=config.nginx.container,
             image=config.nginx.image,
             pull=config.nginx.pull == "missing",
-            create=config.nginx.create and not look,
+            create=config.nginx.create,
             ports=config.ports,
             conf_dir=await host_path(self.engine, config.nginx_dir),
             boot_dir=await host_path(self.engine, config.runtime_dir),
             logs_dir=await host_path(self.engine, config.logs_dir),
             label_prefix=config.discovery.label_prefix,
         )
-        if config.nginx.layout == "full":
-            return NginxContainer(self.engine, spec)
-        return IncludingContainer(self.engine, spec, config.nginx_dir, config.layout.home, config.layout.reference)
 
     def _standing(self, controller: Controller) -> Callable[[History], standing.Standing]:
         place = standing.Place(
             version=__version__,
             endpoint=self.engine.endpoint,
-            nginx_container=self.config.nginx.container,
             label_prefix=self.config.discovery.label_prefix,
             resync=self.config.discovery.resync,
             started_unix=self.started,
@@ -246,7 +269,7 @@ class App:
     def _build_front(self, controller: Controller) -> Front:
         async def workers() -> Sequence[NginxWorker]:
             nginx = controller.nginx
-            return await list_workers(self.engine, nginx) if nginx else []
+            return await list_workers(self.nginx_engine, nginx) if nginx else []
 
         return Front(self.config, self._standing(controller), workers, lambda: read_page(self.config_file), Changes(controller))
 

@@ -67,6 +67,7 @@ class Nginx(_Section, frozen=True, kw_only=True):
     cold_start: Literal["", "wait", "last-good"] = ""
     create: bool = True
     container: str = "proxyctl-nginx"
+    pid_file: str = ""
     image: str = NGINX_IMAGE
     pull: Literal["missing", "never"] = "missing"
     publish: tuple[str, ...] = ("80:80", "443:443")
@@ -334,6 +335,8 @@ def _check_values(config: Config) -> None:
             raise values.BadValue(f"{what} = {number:g} is out of range", f"write a value from {low:g} to {high:g}")
     if nginx.layout == "include":
         _check_include(nginx)
+    elif nginx.pid_file:
+        raise values.BadValue("nginx.pid_file needs nginx.layout = include", "an nginx of proxyctl's own is in a container")
     _check_api(config.api)
     _check_discovery(config.discovery)
     for rule in config.claims:

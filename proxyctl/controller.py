@@ -197,19 +197,19 @@ class Controller:
         with course.stage("read"):
             self._snapshot = await parts.inventory.refresh(wake, time.monotonic())
             if self.nginx is None or wake.relist or wake.nginx:
-                self.nginx = await parts.container.ensure()
+                self.nginx = await parts.nginx.ensure()
         nginx = self.nginx
-        if self._offered:
+        if self._offered and not nginx.view.neighbours.refused:
             await self._take_over(course, nginx, self._offered)
         with course.stage("plan"):
             networks = self._planner.networks(self._inputs(nginx))
         with course.stage("join"):
-            joined = await parts.container.join(nginx, networks) if self.policy.join else JoinResult()
+            joined = await parts.nginx.join(nginx, networks) if self.policy.join else JoinResult()
         self._unjoinable = joined.refused
         if joined.networks:
             self.state = replace(self.state, joined=self.state.joined | joined.networks)
             parts.store.save(self.state)
-            self.nginx = nginx = await parts.container.ensure()
+            self.nginx = nginx = await parts.nginx.ensure()
         self.plan = plan = self._plan(course, nginx)
         trusted = () if self.live else self.state.live_targets
         parts.prober.watch(plan.probes, trusted)
@@ -407,7 +407,7 @@ class Controller:
         left = self.state.joined - plan.networks
         if left:
             self.nginx = None
-            await self._parts.container.leave(nginx, left)
+            await self._parts.nginx.leave(nginx, left)
             self.state = replace(self.state, joined=self.state.joined - left)
 
     def _remember(self, plan: Plan, fileset: FileSet) -> None:

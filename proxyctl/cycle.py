@@ -15,7 +15,7 @@ from proxyctl.plan import labels
 from proxyctl.plan.ownership import ClaimRule
 from proxyctl.plan.vhosts import NginxSettings, Renderer
 from proxyctl.publish.draft import Drafts
-from proxyctl.publish.nginx import NginxContainer
+from proxyctl.publish.nginx import Nginx
 from proxyctl.publish.promote import Reference
 from proxyctl.publish.reload import Reloader
 from proxyctl.publish.test import Tester
@@ -39,7 +39,7 @@ class Policy:
 class Parts:
     inventory: Inventory
     prober: Prober
-    container: NginxContainer
+    nginx: Nginx
     drafts: Drafts
     tester: Tester
     reference: Reference

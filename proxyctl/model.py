@@ -284,6 +284,8 @@ class Neighbours:
     """What relative paths begin with -> where that is: they count from the folder of nginx.conf, and a draft's is elsewhere."""
     workers: int = 0
     """Worker processes that nginx.conf sets; 0: as many as there are processors."""
+    ends_old_workers: bool = False
+    """nginx.conf has a worker_shutdown_timeout."""
     refused: str = ""
     """Why nginx does not take its own configuration. Then the rest is as it was when it did."""
 

@@ -79,30 +79,50 @@ def _reach(endpoint: str) -> str:
 async def _nginx(app: App) -> AsyncIterator[Finding]:
     name = app.config.nginx.container
     try:
-        raw = await app.engine.inspect_raw(name)
-        if raw is None:
-            made = app.config.nginx.create
-            todo = "it is made at `proxyctl run`" if made else "start it, or set nginx.create = true"
-            yield Finding("warn" if made else "fail", "nginx", f"there is no container {name}", todo)
-            return
-        if not raw["State"]["Running"]:
-            yield Finding(
-                "warn", "nginx", f"{name} is {raw['State']['Status']}", f"docker start {name}; docker logs {name} tells why"
-            )
-            return
-        nginx = await (await app.nginx_container(look=True)).ensure()
+        if app.config.nginx.layout == "full":
+            raw = await app.engine.inspect_raw(name)
+            if raw is None:
+                made = app.config.nginx.create
+                todo = "it is made at `proxyctl run`" if made else "start it, or set nginx.create = true"
+                yield Finding("warn" if made else "fail", "nginx", f"there is no container {name}", todo)
+                return
+            if not raw["State"]["Running"]:
+                todo = f"docker start {name}; docker logs {name} tells why"
+                yield Finding("warn", "nginx", f"{name} is {raw['State']['Status']}", todo)
+                return
+        nginx = await (await app.nginx()).look()
     except (NginxMissing, EngineRefused, EngineUnavailable) as error:
         yield Finding("fail", "nginx", str(error))
         return
-    yield _version(name, nginx)
+    yield _version(nginx)
     if nginx.outdated:
         todo = f"`docker rm -f {name}` in a quiet moment: it is made anew, and connections are cut"
         yield Finding("warn", "nginx settings", "the container was made from other settings than today's", todo)
+    if app.config.nginx.layout == "include":
+        for finding in _neighbours(nginx, join=app.config.nginx.join):
+            yield finding
     yield await _processes(app, nginx)
 
 
-def _version(name: str, nginx: NginxInstance) -> Finding:
-    found = f"{'.'.join(map(str, nginx.view.version))} in {name} ({nginx.image})"
+def _neighbours(nginx: NginxInstance, *, join: bool) -> Iterator[Finding]:
+    """What an nginx.conf of somebody else leaves to be desired."""
+    around = nginx.view.neighbours
+    if around.refused:
+        yield Finding("fail", "nginx.conf", around.refused, "`nginx -t` tells the same")
+    elif not around.ends_old_workers:
+        todo = "set worker_shutdown_timeout there: an included file cannot, and old workers live as long as their connections"
+        yield Finding("warn", "nginx.conf", "it ends no old workers", todo)
+    else:
+        yield Finding("ok", "nginx.conf", f"{len(around.hosts)} names of hand-written vhosts")
+    first = min(nginx.view.networks, default="0")
+    if join and not first.startswith("0"):
+        todo = f"put it into a network that sorts before all others, like 0-{nginx.name}, or set nginx.join = false"
+        found = f"the first is {first}: when nginx joins one that sorts before it, connections are cut"
+        yield Finding("warn", "nginx's networks", found, todo)
+
+
+def _version(nginx: NginxInstance) -> Finding:
+    found = f"{'.'.join(map(str, nginx.view.version))} in {nginx.name} ({nginx.image})"
     if nginx.view.version < SEAMLESS:
         todo = (
             "use 1.27.4 or newer: this one has no keepalive_min_timeout, so idle keep-alive clients lose a request at each reload"
@@ -115,7 +135,7 @@ def _version(name: str, nginx: NginxInstance) -> Finding:
 
 async def _processes(app: App, nginx: NginxInstance) -> Finding:
     try:
-        found = await workers.workers(app.engine, nginx)
+        found = await workers.workers(app.nginx_engine, nginx)
     except (EngineRefused, EngineUnavailable) as error:
         todo = "install procps on the Docker host: the engine runs its `ps`, and without it no reload can be proved"
         return Finding("fail", "docker top", str(error), todo)
@@ -134,8 +154,10 @@ async def _processes(app: App, nginx: NginxInstance) -> Finding:
 
 
 def _directories(config: Config) -> Iterator[Finding]:
-    for key, path in (("state.dir", config.state_dir), ("nginx.dir", config.nginx_dir), ("nginx.logs", config.logs_dir)):
-        yield _directory(key, path)
+    yield _directory("state.dir", config.state_dir)
+    yield _directory("nginx.dir", config.nginx_dir)
+    if config.nginx.layout == "full":
+        yield _directory("nginx.logs", config.logs_dir)
     yield _runtime(config)
 
 
@@ -196,7 +218,7 @@ def filesystem(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
 
 
 def _ports(config: Config, *, controller_runs: bool) -> Iterator[Finding]:
-    for address, port, _ in config.ports:
+    for address, port, _ in config.ports if config.nginx.layout == "full" else ():
         shown = f"{address or '*'}:{port}"
         if _answers(address or "127.0.0.1", port):
             yield Finding("ok", f"port {shown}", "something listens (nginx, when it runs)")

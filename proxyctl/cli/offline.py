@@ -136,16 +136,14 @@ _EVERYTHING = RouteTable(
 
 async def find_nginx(app: App, note: Note) -> NginxInstance | None:
     """The running nginx. None, with a note, when there is none: looking must not create one."""
-    name = app.config.nginx.container
-    raw = await app.engine.inspect_raw(name)
-    if raw is None or not raw["State"]["Running"]:
-        note(f"the container {name} does not run: rendered for the nginx of {app.config.nginx.image}, in no network")
-        return None
     try:
-        return await (await app.nginx_container(look=True)).ensure()
+        nginx = await (await app.nginx()).look()
     except NginxMissing as error:
-        note(str(error))
+        note(f"{error}; rendered for the nginx of {app.config.nginx.image}, in no network")
         return None
+    if nginx.view.neighbours.refused:
+        note(nginx.view.neighbours.refused)
+    return nginx
 
 
 def assumed_view(image: str) -> NginxView:

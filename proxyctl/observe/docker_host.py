@@ -11,9 +11,7 @@ import errno
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import docker
@@ -34,6 +32,7 @@ from proxyctl.observe.engine_json import (
     read_listed,
     read_titles,
 )
+from proxyctl.processes import family
 
 T = TypeVar("T")
 
@@ -183,7 +182,7 @@ class DockerHost:
         except EngineRefused:
             # The engine runs its host's ps for this, and a small host may have none. On the same host, /proc tells as much.
             found = await self.inspect_raw(container)
-            here = _family(int(found["State"]["Pid"])) if found else []
+            here = family(int(found["State"]["Pid"])) if found else []
             if not here:
                 raise
             return here
@@ -299,15 +298,3 @@ def _why(error: BaseException) -> str:
         if isinstance(cause, BaseException) and len(causes) < 50:
             causes += [*cause.args, cause.__cause__, cause.__context__, getattr(cause, "reason", None)]
     return str(error)
-
-
-def _family(parent: int, proc: Path = Path("/proc")) -> list[tuple[int, str]]:
-    """(pid, title) of a process and its children, where this process can see them."""
-    found = []
-    for entry in proc.glob("[0-9]*"):
-        with suppress(OSError):
-            after_name = (entry / "stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
-            if int(entry.name) == parent or int(after_name[1]) == parent:
-                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
-                found.append((int(entry.name), title))
-    return found

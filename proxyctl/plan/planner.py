@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -366,7 +366,6 @@ class Planner:
         for host in sorted(self._rejecting):
             for rejection in self._hosts[host].rejections:
                 told.setdefault((rejection.container_id, rejection.route), rejection)
-        askers = sorted((each for each in self._asked.values() if each.rejections), key=_age)
         probes = self._plan.probes if self._plan else ()
         if asked:
             probes = tuple([probe for each in sorted(self._asked.values(), key=_age) for probe in each.probes])
@@ -380,13 +379,19 @@ class Planner:
         return Plan(
             table=table,
             ahead=ahead,
-            rejections=(*(rejection for each in askers for rejection in each.rejections), *told.values()),
+            rejections=(*self._refused(), *told.values()),
             probes=probes,
             networks=frozenset(+self._networks),
             owners=self._owners_flat,
             holding=len(self._holding),
             until_unix=min(self._restless.values(), default=math.inf),
         )
+
+    def _refused(self) -> Iterator[Rejection]:
+        """What containers ask for and cannot have. That nginx cannot reach one which ends is no mistake of its labels."""
+        for asked in sorted((each for each in self._asked.values() if each.rejections), key=_age):
+            ends = asked.container.id in self._stopping
+            yield from (one for one in asked.rejections if not (ends and one.reason == "unreachable"))
 
 
 def _age(asked: _Asked) -> tuple[float, str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from proxyctl.model import EngineRefused, Neighbours
 from proxyctl.publish import neighbours
-from proxyctl.publish.nginx import Engine, NginxContainer, NginxInstance, NginxMissing, NginxSpec
+from proxyctl.publish.nginx import Engine, Nginx, NginxInstance, NginxMissing
 from proxyctl.publish.test import reason_of
 
 LOOK_SHARE = 200
@@ -19,35 +19,46 @@ LOOK_SHARE = 200
 is elsewhere can be edited, too."""
 
 
-class IncludingContainer(NginxContainer):
-    """`directory`: what its nginx.conf includes, as this process sees it. `home` and `reference`: what proxyctl has in there."""
+@dataclass(frozen=True, slots=True)
+class IncludingSpec:
+    """How it is found, and what is shared with it."""
 
-    def __init__(self, engine: Engine, spec: NginxSpec, directory: Path, home: str, reference: str) -> None:
-        super().__init__(engine, spec)
-        self._directory = directory
-        self._home = home
-        self._reference = reference
+    name: str
+    label: str
+    """Set to `true`, it stands for the name."""
+    directory: Path
+    """What its nginx.conf includes, as this process sees it."""
+    source: Path
+    """The same, as its mounts name it."""
+    home: str
+    reference: str
+    """The folder and the file that proxyctl has in there."""
+
+
+class IncludingNginx(Nginx):
+    def __init__(self, engine: Engine, spec: IncludingSpec) -> None:
+        super().__init__(engine)
+        self._spec = spec
         self._neighbours = Neighbours()
         self._read: tuple[object, ...] = ()
         """What it was read from, and whether nginx took it."""
         self._read_again = 0.0
 
-    async def ensure(self) -> NginxInstance:
-        """The running nginx. Raises NginxMissing."""
+    async def look(self) -> NginxInstance:
         raw = await self._find()
         name = str(raw["Name"]).lstrip("/")
         if raw["State"]["Status"] != "running":
             raise NginxMissing(f"the container {name} does not run: {await self._last_words(str(raw['Id']))}")
         directory = self._appears(raw, name)
         await self._look_around(raw, directory)
-        return await self._describe(raw, (f"{directory}/{self._home}", "/", "/"), self._neighbours)
+        return await self._describe(raw, (f"{directory}/{self._spec.home}", "/", "/"), self._neighbours)
 
     async def _find(self) -> Mapping[str, Any]:
         """By its name, else by the label."""
         raw = await self._engine.inspect_raw(self._spec.name)
         if raw is not None:
             return raw
-        label = f"{self._spec.label_prefix}.nginx"
+        label = self._spec.label
         marked = [c for c in await self._engine.list_containers() if c.labels.get(label) == "true" and c.state == "running"]
         if len(marked) > 1:
             names = ", ".join(sorted(c.name for c in marked))
@@ -61,7 +72,7 @@ class IncludingContainer(NginxContainer):
     def _appears(self, raw: Mapping[str, Any], name: str) -> str:
         """Where `nginx.dir` is in the container."""
         mounts = {str(m.get("Source", "")): str(m.get("Destination", "")) for m in raw.get("Mounts") or []}
-        path = self._spec.conf_dir
+        path = self._spec.source
         for outer in (path, *path.parents):
             if str(outer) in mounts:
                 return str(Path(mounts[str(outer)]) / path.relative_to(outer))
@@ -82,7 +93,7 @@ class IncludingContainer(NginxContainer):
             self._neighbours, self._read = replace(self._neighbours, refused=told), ()
             return
         try:
-            self._neighbours = neighbours.read(said, str(raw["Config"].get("WorkingDir") or "/"), directory, self._reference)
+            self._neighbours = neighbours.read(said, str(raw["Config"].get("WorkingDir") or "/"), directory, self._spec.reference)
         except neighbours.NotIncluded as error:
             raise NginxMissing(str(error)) from error
         self._read, self._read_again = source, time.monotonic() + LOOK_SHARE * (time.monotonic() - began)
@@ -90,8 +101,8 @@ class IncludingContainer(NginxContainer):
     def _listing(self) -> tuple[object, ...]:
         """Changes with the files of others in the directory."""
         found: list[object] = []
-        for path in sorted(self._directory.iterdir()):
-            if not path.name.startswith(".") and path.name != self._reference:
+        for path in sorted(self._spec.directory.iterdir()):
+            if not path.name.startswith(".") and path.name != self._spec.reference:
                 with suppress(OSError):  # gone meanwhile, or a link that leads nowhere on this side
                     found.append((path.name, path.lstat().st_ino))
                     stat = path.stat()

@@ -41,7 +41,7 @@ def read(dump: str, working_directory: str, directory: str, reference: str) -> N
     files = {
         path: text for path, text in _files(dump, working_directory).items() if path != own[0] and not path.startswith(own[1])
     }
-    main = next(iter(files))
+    main = next(iter(files), "nginx.conf")
     around = _around(files, main, directory, reference)
     parsed = {path: list(directives(text)) for path, text in files.items()}
     hosts: dict[str, str] = {}
@@ -56,6 +56,7 @@ def read(dump: str, working_directory: str, directory: str, reference: str) -> N
         around=around,
         links={name: join(prefix, name) for found in parsed.values() for name in _relative(found)},
         workers=int(workers[0]) if workers else 0,
+        ends_old_workers=any(d.name == "worker_shutdown_timeout" for d in parsed[main]),
     )
 
 
@@ -70,7 +71,7 @@ def _files(dump: str, working_directory: str) -> dict[str, str]:
 
 def _around(files: Mapping[str, str], main: str, directory: str, reference: str) -> tuple[str, str]:
     """The copy of nginx.conf for drafts: files that the include brought in are named one by one, and there is a gap for ours."""
-    text = files[main]
+    text = files.get(main, "")
     for match in _INCLUDE.finditer(text):
         pattern = normpath(join(dirname(main), match[2]))
         if dirname(pattern) != directory or not fnmatchcase(f"{directory}/{reference}", pattern):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,21 +22,26 @@ CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "KILL", "NET_BIND_SERVICE", "SETGID", "
 
 
 class Engine(Protocol):
-    """What publishing needs of Docker."""
+    """What publishing needs of Docker, where nginx is there."""
 
     async def list_containers(self) -> list[Container]: ...
     async def inspect_raw(self, container: str) -> Mapping[str, Any] | None: ...
-    async def has_image(self, image: str) -> bool: ...
-    async def pull(self, image: str) -> None: ...
-    async def create_container(self, name: str, settings: Mapping[str, Any]) -> str: ...
-    async def start(self, container: str) -> None: ...
     async def kill(self, container: str, signal: str) -> None: ...
     async def execute(self, container: str, argv: list[str]) -> tuple[int, str]: ...
     async def processes(self, container: str) -> list[tuple[int, str]]: ...
     async def logs(self, container: str, since_unix: float | None = None) -> str: ...
-    async def create_network(self, name: str, labels: Mapping[str, str]) -> None: ...
     async def connect_network(self, network: str, container: str) -> None: ...
     async def disconnect_network(self, network: str, container: str) -> None: ...
+
+
+class MakingEngine(Engine, Protocol):
+    """What it takes to make it."""
+
+    async def has_image(self, image: str) -> bool: ...
+    async def pull(self, image: str) -> None: ...
+    async def create_container(self, name: str, settings: Mapping[str, Any]) -> str: ...
+    async def create_network(self, name: str, labels: Mapping[str, str]) -> None: ...
+    async def start(self, container: str) -> None: ...
 
 
 class NginxMissing(Exception):  # noqa: N818
@@ -71,6 +77,7 @@ class NginxInstance:
     outdated: bool
     """It was made from other settings than today's."""
     image: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,39 +88,111 @@ class JoinResult:
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
-class NginxContainer:
-    def __init__(self, engine: Engine, spec: NginxSpec) -> None:
+class Nginx(ABC):
+    """The nginx that is published to."""
+
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._spec = spec
         self._versions: dict[str, tuple[int, ...]] = {}
 
+    @abstractmethod
+    async def look(self) -> NginxInstance:
+        """The running nginx; nothing is made or started. Raises NginxMissing."""
+
     async def ensure(self) -> NginxInstance:
-        """The running nginx; creates and starts it where that is allowed. Raises NginxMissing."""
+        """The running nginx, which is made and started first where that is proxyctl's to do. Raises NginxMissing."""
+        return await self.look()
+
+    async def _last_words(self, container: str) -> str:
+        return _last_line(await self._engine.logs(container))
+
+    async def _describe(self, raw: Mapping[str, Any], inside: tuple[str, str, str], neighbours: Neighbours) -> NginxInstance:
+        networks = raw["NetworkSettings"]["Networks"] or {}
+        host_network = raw["HostConfig"].get("NetworkMode") == "host"
+        view = NginxView(
+            version=await self._version(raw),
+            networks={} if host_network else {name: str(item.get("Gateway", "")) for name, item in sorted(networks.items())},
+            host_network=host_network,
+            ipv6=any(item.get("GlobalIPv6Address") for item in networks.values()),
+            conf_dir=inside[0],
+            runtime_dir=inside[1],
+            logs_dir=inside[2],
+            neighbours=neighbours,
+        )
+        return NginxInstance(
+            id=str(raw["Id"]),
+            started_at=str(raw["State"].get("StartedAt", "")),
+            image_id=str(raw.get("Image", "")),
+            view=view,
+            addresses=_addresses(raw, host_network=host_network),
+            outdated=False,
+            image=str(raw["Config"].get("Image", "")),
+            name=str(raw["Name"]).lstrip("/"),
+        )
+
+    async def _version(self, raw: Mapping[str, Any]) -> tuple[int, ...]:
+        image_id = str(raw.get("Image", ""))
+        if image_id not in self._versions:
+            _, said = await self._engine.execute(str(raw["Id"]), ["nginx", "-v"])
+            match = re.search(r"nginx/([0-9]+)\.([0-9]+)\.([0-9]+)", said)
+            if not match:
+                raise NginxMissing(f"{raw['Config'].get('Image')} does not tell the version of an nginx: {_last_line(said)}")
+            self._versions[image_id] = tuple(int(part) for part in match.groups())
+        return self._versions[image_id]
+
+    async def join(self, instance: NginxInstance, networks: frozenset[str]) -> JoinResult:
+        """Connects nginx to the networks that it is not in. One that refuses does not keep the others out."""
+        missing = frozenset() if instance.view.host_network else networks - instance.view.networks.keys()
+        refused: dict[str, str] = {}
+        for network in sorted(missing):
+            try:
+                await self._engine.connect_network(network, instance.id)
+            except EngineRefused as error:
+                refused[network] = str(error)
+        return JoinResult(missing - refused.keys(), refused)
+
+    async def leave(self, instance: NginxInstance, networks: frozenset[str]) -> None:
+        """Best effort: a network that is gone, or that nginx is out of, is what was wanted."""
+        for network in sorted(networks - KEPT_NETWORKS):
+            with suppress(EngineRefused):
+                await self._engine.disconnect_network(network, instance.id)
+
+
+class NginxContainer(Nginx):
+    """One of proxyctl's own: nginx.conf is rendered, too."""
+
+    def __init__(self, engine: MakingEngine, spec: NginxSpec) -> None:
+        super().__init__(engine)
+        self._maker = engine
+        self._spec = spec
+
+    async def ensure(self) -> NginxInstance:
         raw = await self._engine.inspect_raw(self._spec.name)
         if raw is None:
             if not self._spec.create:
                 raise NginxMissing(f"there is no container {self._spec.name}: start it, or set nginx.create = true")
             await self._create()
         elif raw["State"]["Status"] in ("created", "exited", "dead"):
-            await self._engine.start(self._spec.name)
+            await self._maker.start(self._spec.name)
+        return await self.look()
+
+    async def look(self) -> NginxInstance:
         running = await self._engine.inspect_raw(self._spec.name)
         if running is None or running["State"]["Status"] != "running":
             said = await self._last_words(self._spec.name) if running else "it is gone"
             raise NginxMissing(f"the container {self._spec.name} does not run: {said}")
-        return await self._describe(running, self._inside(running), Neighbours())
-
-    async def _last_words(self, container: str) -> str:
-        return _last_line(await self._engine.logs(container))
+        instance = await self._describe(running, self._inside(running), Neighbours())
+        return replace(instance, outdated=self._is_outdated(running))
 
     async def _create(self) -> None:
-        if not await self._engine.has_image(self._spec.image):
+        if not await self._maker.has_image(self._spec.image):
             if not self._spec.pull:
                 raise NginxMissing(f"the image {self._spec.image} is not here and nginx.pull is never: pull it, or allow it")
-            await self._engine.pull(self._spec.image)
+            await self._maker.pull(self._spec.image)
         settings = self._settings()
-        await self._engine.create_network(settings["HostConfig"]["NetworkMode"], {f"{self._spec.label_prefix}.nginx": "true"})
-        await self._engine.create_container(self._spec.name, settings)
-        await self._engine.start(self._spec.name)
+        await self._maker.create_network(settings["HostConfig"]["NetworkMode"], {f"{self._spec.label_prefix}.nginx": "true"})
+        await self._maker.create_container(self._spec.name, settings)
+        await self._maker.start(self._spec.name)
 
     def _settings(self) -> dict[str, Any]:
         """The engine's JSON for the container: no more rights than nginx needs, nothing writable but logs and temporary files."""
@@ -152,6 +231,11 @@ class NginxContainer:
         settings["Labels"] = {f"{spec.label_prefix}.nginx": "true", f"{spec.label_prefix}.nginx.settings": fingerprint}
         return settings
 
+    def _is_outdated(self, raw: Mapping[str, Any]) -> bool:
+        label = f"{self._spec.label_prefix}.nginx.settings"
+        made_from = (raw["Config"].get("Labels") or {}).get(label, "")
+        return bool(made_from) and made_from != self._settings()["Labels"][label]
+
     def _inside(self, raw: Mapping[str, Any]) -> tuple[str, str, str]:
         """Where the three directories appear in the container."""
         spec = self._spec
@@ -164,59 +248,6 @@ class NginxContainer:
                 raise NginxMissing(f"{what}: {todo}")
             inside.append(mounts[str(path)])
         return inside[0], inside[1], inside[2]
-
-    async def _describe(self, raw: Mapping[str, Any], inside: tuple[str, str, str], neighbours: Neighbours) -> NginxInstance:
-        spec = self._spec
-        networks = raw["NetworkSettings"]["Networks"] or {}
-        host_network = raw["HostConfig"].get("NetworkMode") == "host"
-        view = NginxView(
-            version=await self._version(raw),
-            networks={} if host_network else {name: str(item.get("Gateway", "")) for name, item in sorted(networks.items())},
-            host_network=host_network,
-            ipv6=any(item.get("GlobalIPv6Address") for item in networks.values()),
-            conf_dir=inside[0],
-            runtime_dir=inside[1],
-            logs_dir=inside[2],
-            neighbours=neighbours,
-        )
-        made_from = (raw["Config"].get("Labels") or {}).get(f"{spec.label_prefix}.nginx.settings", "")
-        wanted = self._settings()["Labels"][f"{spec.label_prefix}.nginx.settings"]
-        return NginxInstance(
-            id=str(raw["Id"]),
-            started_at=str(raw["State"].get("StartedAt", "")),
-            image_id=str(raw.get("Image", "")),
-            view=view,
-            addresses=_addresses(raw, host_network=host_network),
-            outdated=bool(made_from) and made_from != wanted,
-            image=str(raw["Config"].get("Image", "")),
-        )
-
-    async def _version(self, raw: Mapping[str, Any]) -> tuple[int, ...]:
-        image_id = str(raw.get("Image", ""))
-        if image_id not in self._versions:
-            _, said = await self._engine.execute(str(raw["Id"]), ["nginx", "-v"])
-            match = re.search(r"nginx/([0-9]+)\.([0-9]+)\.([0-9]+)", said)
-            if not match:
-                raise NginxMissing(f"{raw['Config'].get('Image')} does not tell the version of an nginx: {_last_line(said)}")
-            self._versions[image_id] = tuple(int(part) for part in match.groups())
-        return self._versions[image_id]
-
-    async def join(self, instance: NginxInstance, networks: frozenset[str]) -> JoinResult:
-        """Connects nginx to the networks that it is not in. One that refuses does not keep the others out."""
-        missing = frozenset() if instance.view.host_network else networks - instance.view.networks.keys()
-        refused: dict[str, str] = {}
-        for network in sorted(missing):
-            try:
-                await self._engine.connect_network(network, instance.id)
-            except EngineRefused as error:
-                refused[network] = str(error)
-        return JoinResult(missing - refused.keys(), refused)
-
-    async def leave(self, instance: NginxInstance, networks: frozenset[str]) -> None:
-        """Best effort: a network that is gone, or that nginx is out of, is what was wanted."""
-        for network in sorted(networks - KEPT_NETWORKS):
-            with suppress(EngineRefused):
-                await self._engine.disconnect_network(network, instance.id)
 
 
 def bootstrap_view() -> NginxView:

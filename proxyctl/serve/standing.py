@@ -25,6 +25,8 @@ class Nginx(Protocol):
     @property
     def id(self) -> str: ...
     @property
+    def name(self) -> str: ...
+    @property
     def image(self) -> str: ...
     @property
     def started_at(self) -> str: ...
@@ -70,7 +72,6 @@ class Place:
     version: str
     endpoint: str
     """Of the engine."""
-    nginx_container: str
     label_prefix: str
     resync: float
     started_unix: float

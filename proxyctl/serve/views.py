@@ -415,7 +415,7 @@ def _nginx(standing: Standing) -> Nginx | None:
     if nginx is None:
         return None
     return Nginx(
-        container=standing.place.nginx_container,
+        container=nginx.name,
         container_id=nginx.id,
         image=nginx.image,
         version=".".join(map(str, nginx.view.version)),

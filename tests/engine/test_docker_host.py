@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxyctl.observe.docker_host import DockerHost, _family
+from proxyctl.observe.docker_host import DockerHost
+from proxyctl.processes import family
 from tests.rig import Rig, endpoint
 
 
@@ -24,7 +25,7 @@ async def test_proc_tells_the_same_processes_as_the_engine(rig: Rig, engine: Doc
     )
     told = await engine.processes(box.id)
     assert len(told) > 1
-    assert sorted(_family(int(box.inspect()["State"]["Pid"]))) == sorted(told)
+    assert sorted(family(int(box.inspect()["State"]["Pid"]))) == sorted(told)
 
 
 async def test_list_and_inspect_agree_on_a_running_container(rig: Rig, engine: DockerHost) -> None:

@@ -75,6 +75,7 @@ class Engine:
         networks = {name: {"Gateway": gateway, "IPAddress": ""} for name, gateway in self.networks.items()}
         return {
             "Id": NGINX,
+            "Name": "/nginx",
             "Image": self.image_id,
             "State": {"Status": self.status, "Running": self.status == "running", "StartedAt": str(self.started)},
             "Config": {"Image": "nginx:test", "Labels": self.labels},
@@ -252,7 +253,14 @@ def instance(engine: Engine, **more: Any) -> NginxInstance:
     """As NginxContainer describes it."""
     view = make.view(conf_dir=str(engine.directory / "conf"), runtime_dir=str(engine.directory / "boot"))
     plain = NginxInstance(
-        NGINX, str(engine.started), engine.image_id, view, (("127.0.0.1", engine.nginx.port),), outdated=False, image="nginx:test"
+        id=NGINX,
+        started_at=str(engine.started),
+        image_id=engine.image_id,
+        view=view,
+        addresses=(("127.0.0.1", engine.nginx.port),),
+        outdated=False,
+        image="nginx:test",
+        name="nginx",
     )
     return replace(plain, **more)
 

@@ -72,7 +72,7 @@ class Rig:
         parts = Parts(
             inventory=self.inventory,
             prober=Prober(self._changed),
-            container=NginxContainer(self.engine, bench.spec(self.engine.directory)),
+            nginx=NginxContainer(self.engine, bench.spec(self.engine.directory)),
             drafts=drafts,
             tester=testing.Tester(self.engine),
             reference=self.reference,

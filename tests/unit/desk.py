@@ -35,6 +35,7 @@ NGINX = NginxInstance(
     addresses=(("10.0.0.1", 80),),
     outdated=False,
     image="nginx:1.31.3",
+    name="edge",
 )
 
 
@@ -91,7 +92,7 @@ class Desk:
         self.port = free_port()
         where = {"listen": f"127.0.0.1:{self.port}", "socket": str(directory / "run" / "api.sock")}
         self.config = Config(state=State(dir=str(directory)), api=Api(**(where | api)))
-        self.place = standing.Place("1.2.3", "unix:///run/docker.sock", "edge", "proxyctl", resync=30.0, started_unix=1.0)
+        self.place = standing.Place("1.2.3", "unix:///run/docker.sock", "proxyctl", resync=30.0, started_unix=1.0)
         self.changes = Changes(self.held)
         self.front = Front(self.config, self._standing, self._workers, lambda: self.template, self.changes)
         self._number = 0

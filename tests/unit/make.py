@@ -17,6 +17,7 @@ from proxyctl.model import (
     HealthCheck,
     HealthType,
     Location,
+    Neighbours,
     NginxView,
     Owner,
     Plan,
@@ -88,6 +89,9 @@ def defaults(prefix: str = "proxyctl", default_host: str = "", network: str = ""
     return labels.Defaults(prefix, default_host, network, interval=5.0, timeout=2.0, rise=2, fall=2)
 
 
+NOBODY = Neighbours()
+
+
 def view(
     version: tuple[int, ...] = (1, 31, 3),
     networks: Mapping[str, str] | None = None,
@@ -97,9 +101,10 @@ def view(
     conf_dir: str = "/etc/proxyctl/conf",
     runtime_dir: str = "/etc/proxyctl/boot",
     logs_dir: str = "/var/log/nginx",
+    neighbours: Neighbours = NOBODY,
 ) -> NginxView:
     known = {"front": "10.0.0.1"} if networks is None else networks
-    return NginxView(version, known, host_network, ipv6, conf_dir, runtime_dir, logs_dir)
+    return NginxView(version, known, host_network, ipv6, conf_dir, runtime_dir, logs_dir, neighbours)
 
 
 def check(kind: HealthType = "tcp", port: int = 80, **more: Any) -> HealthCheck:

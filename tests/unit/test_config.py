@@ -73,6 +73,13 @@ MISTAKES = {
     "a text that is a number": ("[state]\ndir = 5", "state.dir", "write text in quotes"),
     "a list that is a text": ("[nginx]\npublish = '80:80'", "nginx.publish", 'write a list, like ["a", "b"]'),
     "a list of numbers": ("[nginx]\npublish = [80]", "nginx.publish", 'write a list, like ["a", "b"]'),
+    "a layout without a directory": ("[nginx]\nlayout = 'include'", "nginx.layout = include needs nginx.dir", "of the host"),
+    "a layout that cannot wait": (
+        "[nginx]\nlayout = 'include'\ndir = '/x'\ncold_start = 'wait'",
+        "nginx.cold_start = wait needs nginx.layout = full",
+        'write "last-good"',
+    ),
+    "a pid file of a container": ("[nginx]\npid_file = '/x'", "nginx.pid_file needs nginx.layout = include", "in a container"),
     "a word that is none of them": ("[nginx]\ncold_start = 'maybe'", "nginx.cold_start", 'write "wait" or "last-good"'),
     "a duration without quotes": ("[health]\ninterval = 5", "health.interval", 'a duration in quotes, like "30s"'),
     "a duration without a unit": ("[health]\ninterval = '5'", "health.interval", "a number and a unit"),

@@ -102,6 +102,17 @@ async def test_a_refused_frame_leaves_everything_as_it_is(rig: Rig) -> None:
     assert not rig.controller.in_sync
 
 
+async def test_when_nginx_refuses_all_without_the_newcomer_too_he_is_not_to_blame(rig: Rig) -> None:
+    await rig.live(WEB)
+    rig.engine.refuses = lambda _: "nothing is right"
+    rig.engine.image_id = "another nginx"
+    report = await rig.cycle(RELIST, API)
+    assert (report.result, report.rejections) == ("refused", ())
+    rig.engine.refuses = lambda _: ""
+    assert (await rig.cycle()).result == "live"
+    assert "api.example" in rig.served()
+
+
 async def test_what_nginx_does_not_load_is_taken_back_and_proved(rig: Rig) -> None:
     good = await rig.live(WEB)
     rig.nginx.ignores = lambda digest: digest != good.digest

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
+from dataclasses import replace
 
 import pytest
 
 from proxyctl import publication
-from proxyctl.model import EngineEvent, EngineUnavailable, Wake
+from proxyctl.model import EngineEvent, EngineUnavailable, Neighbours, Wake
+from proxyctl.publish.nginx import NginxInstance
 from proxyctl.state import State
 from tests.unit import bench, make
 from tests.unit.controlled import API, RELIST, WEB, Rig, policy, site, waiting
@@ -72,6 +74,29 @@ async def test_an_offered_configuration_is_taken_over_when_nginx_accepts_it(rig:
     rig.controller.offer(offered)
     assert (await rig.cycle(await rig.wakes.next())).result == "live"
     assert rig.controller.policy is offered
+    assert "keepalive_timeout 76s" in rig.served()
+
+
+async def test_an_offered_configuration_waits_while_files_of_somebody_else_are_broken(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = await rig.live(WEB)
+    look = rig.parts.nginx.look
+
+    async def broken() -> NginxInstance:
+        found = await look()
+        return replace(found, view=replace(found.view, neighbours=Neighbours(refused="their file is broken")))
+
+    monkeypatch.setattr(rig.parts.nginx, "look", broken)
+    rig.engine.refuses = lambda _: "their file is broken"
+    templates = make.templates()
+    rig.controller.offer(policy(templates | {"sites.j2": templates["sites.j2"].replace("75s", "76s")}))
+    report = await rig.cycle()
+    assert (report.result, "their file is broken" in report.error, report.rejections) == ("refused", True, ())
+    assert rig.reference.current() == rig.nginx.running == good.digest
+    monkeypatch.undo()
+    rig.engine.refuses = lambda _: ""
+    assert (await rig.cycle()).result == "live"
     assert "keepalive_timeout 76s" in rig.served()
 
 

@@ -323,9 +323,8 @@ def test_states_and_results_are_those_of_the_code() -> None:
 def standing() -> Standing:
     """One site and no nginx."""
     told = Told("web", Rollout(active="v1"), (), {"v1": 100}, "v1 is live")
-    return Standing(
-        Place("1", "", "", "proxyctl", 30, 0), True, None, "", True, 0, "", True, site(), RouteTable(), rollouts=(told,)
-    )
+    place = Place("1", "", "proxyctl", 30, 0)
+    return Standing(place, True, None, "", True, 0, "", True, site(), RouteTable(), rollouts=(told,))
 
 
 def exposed_metrics() -> dict[str, tuple[str, set[str]]]:

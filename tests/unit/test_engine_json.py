@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxyctl import processes
 from proxyctl.model import Endpoint, EngineEvent, PublishedPort
 from proxyctl.observe import docker_host
 from proxyctl.observe.engine_json import _signal_number, read_event, read_inspected, read_listed
@@ -179,5 +180,5 @@ def test_a_process_and_its_children_are_found_where_they_can_be_seen(tmp_path: P
         (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) b) S {parent} 0 0\n")
         (tmp_path / str(pid) / "cmdline").write_bytes(title.encode().replace(b" ", b"\0"))
     (tmp_path / "13").mkdir()
-    found = sorted(docker_host._family(10, tmp_path))
+    found = sorted(processes.family(10, tmp_path))
     assert found == [(10, "nginx: master process nginx"), (11, "nginx: worker process")]

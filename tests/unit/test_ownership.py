@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxyctl.model import Container, ContainerState, Owner, Plan, ProbeResult, Snapshot
+from proxyctl.model import Container, ContainerState, Neighbours, Owner, Plan, ProbeResult, Snapshot
 from proxyctl.plan import ownership, planner, routes
 from tests.unit import hostile, make
 from tests.unit.make import NOW, container, decide, places, refusals, serving
@@ -362,3 +362,13 @@ def test_a_planner_that_remembers_decides_as_one_that_does_not(happened: list[tu
         assert plan == anew.plan(inputs)
         assert versions_of(remembering, inputs) == versions_of(anew, inputs)
         owned = plan.owners
+
+
+def test_a_host_that_a_hand_written_vhost_has_is_nobodys_and_everybody_is_told_the_file() -> None:
+    by_hand = make.view(neighbours=Neighbours(hosts={"a.example": "/etc/nginx/conf.d/own.conf"}))
+    both = container("both", {"host": "a.example,b.example"}, networks={"front": "10.0.1.9"})
+    plan = decide([FIRST, both], owners=owned_by("first"), nginx=by_hand)
+    assert serving(plan.table) == {"b.example/": ["both"]}
+    assert refusals(plan) == [("both", "host-taken"), ("first", "host-taken")]
+    assert all("own.conf" in rejection.message and "own.conf" in rejection.hint for rejection in plan.rejections)
+    assert "a.example" not in plan.owners

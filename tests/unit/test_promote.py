@@ -27,10 +27,11 @@ class Place:
         self.drafts.prepare()
         self.engine = bench.Engine(directory)
         self.reference = Reference(self.conf / "nginx.conf", self.conf, self.boot, "/inside/conf")
+        self.nginx = bench.instance(self.engine)
 
     async def tested(self, fileset: FileSet) -> testing.Tested:
         draft = await self.drafts.write(fileset)
-        return await testing.Tester(self.engine).test(draft, bench.instance(self.engine))
+        return await testing.Tester(self.engine).test(draft, self.nginx)
 
     async def promote(self, fileset: FileSet) -> Published:
         return await self.reference.promote(await self.tested(fileset))
@@ -154,3 +155,56 @@ async def test_two_readers_never_see_a_mixture(place: Place) -> None:
     stop = True
     await looking
     assert seen <= {ONE.main, TWO.main}
+
+
+# ---------------------------------------------------------------- beside files of somebody else
+
+
+class Beside(Place):
+    """The folder of files is hidden in the directory that an nginx.conf of somebody else includes."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.file = self.conf / "zz-proxyctl.conf"
+        self.drafts = Drafts(self.conf / ".proxyctl")
+        self.drafts.prepare()
+        self.reference = Reference(self.file, self.conf / ".proxyctl", self.boot, "", optional=True)
+        self.nginx = bench.instance(self.engine, view=make.view(conf_dir=str(self.conf / ".proxyctl")))
+
+    def published(self) -> str:
+        return self.file.read_text() if self.file.is_symlink() else ""
+
+
+async def test_one_visible_file_is_what_there_is_and_it_resolves_wherever_it_is_mounted(tmp_path: Path) -> None:
+    place = Beside(tmp_path)
+    await place.promote(ONE)
+    assert place.published() == ONE.main
+    assert place.file.readlink() == Path(".proxyctl/mains") / f"{ONE.digest}.conf"
+    assert [path.name for path in place.conf.iterdir() if not path.name.startswith(".") and path.is_file()] == [place.file.name]
+
+
+async def test_where_nothing_was_before_nothing_is_put_back(tmp_path: Path) -> None:
+    place = Beside(tmp_path)
+    first = await place.promote(ONE)
+    assert place.reference.can_restore(first)
+    assert await place.reference.restore(first) == Published("", ONE.digest)
+    assert place.published() == ""
+    second = await place.promote(TWO)
+    assert await place.reference.restore(await place.promote(ONE)) == Published(TWO.digest, ONE.digest)
+    assert second.previous == ""
+
+
+async def test_an_nginx_conf_of_our_own_is_never_taken_away(place: Place) -> None:
+    assert not place.reference.can_restore(await place.promote(ONE))
+
+
+@pytest.mark.parametrize("error", [OSError, crash.PowerCut])
+async def test_a_crash_at_any_step_leaves_no_visible_file_that_is_half_done(error: type[BaseException], tmp_path: Path) -> None:
+    place = Beside(tmp_path)
+    await place.promote(ONE)
+    await place.tested(TWO)
+    before = {path for path in place.conf.iterdir() if not path.name.startswith(".")}
+    for _ in crash.everywhere(lambda: place.reference._move(TWO.digest), error):
+        assert place.published() in (ONE.main, TWO.main)
+        assert {path for path in place.conf.iterdir() if not path.name.startswith(".")} == before
+    assert place.published() == TWO.main

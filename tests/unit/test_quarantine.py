@@ -78,6 +78,14 @@ def refusal(source: str, table: RouteTable = TABLE) -> Refusal:
     return Refusal(source, quarantine.essence(source, table, {"own.conf": "text"}), "no")
 
 
+def test_a_file_of_somebody_elses_beside_them_is_nobodys_fault() -> None:
+    beside = replace(DRAFT, neighbours=True)
+    assert quarantine.culprits('unexpected "}" in /etc/nginx/conf.d/own.conf:3', beside, None).sources == frozenset()
+    ours = f'unexpected "}}" in /etc/proxyctl/conf/objects/{name_of("bad.example")}:1'
+    assert quarantine.culprits(ours, beside, None) == Suspects(frozenset({"bad.example"}))
+    assert len(quarantine.culprits("could not build server_names_hash", beside, None).sources) == 3
+
+
 @pytest.mark.parametrize("source", ["bad.example", "file own.conf"])
 def test_what_is_refused_is_held_until_it_changes(source: str) -> None:
     held = [refusal(source)]

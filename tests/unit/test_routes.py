@@ -181,6 +181,12 @@ def test_a_container_that_nginx_cannot_reach_is_told_why() -> None:
     assert serving(plan.table) == {"a.example/": ["web-1"], "l.example/": []}
 
 
+def test_a_container_that_ends_and_has_left_its_network_already_is_told_nothing() -> None:
+    ends = container("lonely", {"host": "l.example"}, networks={})
+    assert refusals(decide([OLD, ends])) == [("lonely", "unreachable")]
+    assert refusals(decide([OLD, ends], stopping=["lonely"])) == []
+
+
 # ---------------------------------------------------------------- one way to speak to a place
 
 
