@@ -34,6 +34,8 @@ GRACES_END = 10.0
 """Seconds: graces that end close together end in one reload."""
 DRAIN_LOOK, DRAIN_SHARE = 0.1, 0.1
 """Seconds between two looks at old workers that know a version on its way out; the share of what that takes already."""
+LAST_BYTES = 2.0
+"""Seconds for what a worker has handed to the kernel at its end, and its client has not read yet."""
 LONG_PARSE, CROWD = 0.5, 0.01
 """Seconds; share of all hosts."""
 
@@ -55,6 +57,8 @@ class Controller:
         self._snapshot = Snapshot({})
         self._unjoinable: Mapping[str, str] = {}
         self._drained = False
+        self._alone = math.inf
+        """Since when (monotonic) no old worker is left on a host that is to be left."""
         self.nginx: NginxInstance | None = None
         self.plan: Plan | None = None
         self._remembered: RouteTable | None = None
@@ -242,11 +246,13 @@ class Controller:
 
     async def _follow_drain(self, nginx: NginxInstance) -> None:
         phase = self._publication.drain
-        self._drained = phase == "ending" and (self._drained or await self._parts.reloader.is_alone(nginx))
+        alone = phase == "ending" and await self._parts.reloader.is_alone(nginx)
+        self._alone = min(self._alone, time.monotonic()) if alone else math.inf
+        self._drained = phase == "ending" and (self._drained or time.monotonic() - self._alone >= LAST_BYTES)
         if phase == "noticing":
             self._later(drain.ends(self.state.drain) - steady.now() + 0.01, "the balancer has noticed")
         elif phase == "ending" and not self._drained:
-            self._later(1.0, "requests end")
+            self._later(0.5, "requests end")
 
     def _waits(self, plan: Plan) -> bool:
         """Whether nginx had better go on with what it has, for a moment: without a state that tells what was healthy, a first

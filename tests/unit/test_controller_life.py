@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from proxyctl import controller as controlling
 from proxyctl import publication
 from proxyctl.model import EngineEvent, EngineUnavailable, Neighbours, Wake
 from proxyctl.publish.nginx import NginxInstance
@@ -270,7 +271,7 @@ async def test_files_that_no_generation_needs_are_collected(rig: Rig, monkeypatc
 # ---------------------------------------------------------------- a host that is to be left
 
 
-async def test_a_host_is_left_in_steps_that_survive_a_restart(rig: Rig) -> None:
+async def test_a_host_is_left_in_steps_that_survive_a_restart(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     await rig.live(WEB)
     assert 'return 200 "ready' in rig.served()
     await rig.controller.change_drain(0.3, "anna")
@@ -285,13 +286,17 @@ async def test_a_host_is_left_in_steps_that_survive_a_restart(rig: Rig) -> None:
     assert (rig.phase(), 'return 503 "ending' in rig.served()) == ("ending", True), "old workers have requests"
     assert waiting("requests end")
     rig.nginx.ending.clear()
+    monkeypatch.setattr(controlling, "LAST_BYTES", 0.1)
+    reports.append(await rig.cycle(Wake(("requests end",))))
+    assert rig.phase() == "ending", "the last bytes are on their way"
+    await asyncio.sleep(0.11)
     reports.append(await rig.cycle(Wake(("requests end",))))
     assert rig.phase() == "drained"
     await rig.controller.change_drain(None, "anna")
     reports.append(await rig.cycle(Wake(("undrained by anna",))))
     assert rig.phase() == "serving"
     assert 'return 200 "ready' in rig.served()
-    assert [report.error for report in reports] == [""] * 5
+    assert [report.error for report in reports] == [""] * 6
     assert "server_name web.example" in rig.served(), "what is served is the same all the while"
 
 
