@@ -8,7 +8,7 @@ from typing import Protocol
 import click
 from rich.console import Console
 
-from benchmarks import cost, idle, loss, reloads, scale, speed, storm, upgrades
+from benchmarks import cost, idle, loss, reloads, rollouts, scale, speed, storm, upgrades
 from benchmarks.figures import Figures, publish
 
 
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "scale": scale.run,
     "reloads": reloads.run,
     "storm": storm.run,
+    "rollouts": rollouts.run,
     "upgrades": upgrades.run,
 }
 

@@ -117,6 +117,10 @@ class Acceptance:
             self._retries[source] = (time.monotonic() + pause, min(pause * 2, RETRY_LAST))
         return Suspects(guilty, suspects.certain)
 
+    def refused(self, source: str) -> str:
+        """Why it is in quarantine; empty when it is not."""
+        return self._refusals[source].reason if source in self._refusals else ""
+
     def _pardon(self, sources: frozenset[str]) -> None:
         for source in sources:
             self._refusals.pop(source, None)

@@ -42,6 +42,7 @@ from proxyctl.serve.history import History
 from proxyctl.serve.log import CycleLog
 from proxyctl.serve.notify import Notifier, Systemd
 from proxyctl.state import StateStore
+from proxyctl.versions import Settings
 
 log = structlog.get_logger()
 HUP = 1
@@ -130,6 +131,13 @@ def label_defaults(config: Config) -> labels.Defaults:
         timeout=config.health.timeout,
         rise=config.health.rise,
         fall=config.health.fall,
+        rollout=Settings(
+            config.rollout.strategy,
+            float(config.rollout.bake),
+            float(config.rollout.deadline),
+            config.rollout.retire,
+            drain=float(config.rollout.drain),
+        ),
     )
 
 
@@ -209,6 +217,7 @@ class App:
             reloader=Reloader(self.nginx_engine, state.token),
             store=self.store,
             wakes=self.wakes,
+            stop=self.engine.stop,
         )
         self.controller = Controller(parts, policy, state, self._told)
         return self.controller

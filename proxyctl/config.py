@@ -98,6 +98,14 @@ class Health(_Section, frozen=True, kw_only=True):
     fall: int = 2
 
 
+class Rollout(_Section, frozen=True, kw_only=True):
+    strategy: Literal["auto", "manual", "canary"] = "auto"
+    bake: Seconds = Seconds(30)
+    deadline: Seconds = Seconds(60)
+    retire: Literal["keep", "stop"] = "keep"
+    drain: Seconds = Seconds(0)
+
+
 class Claim(_Section, frozen=True, kw_only=True):
     hosts: tuple[str, ...]
     paths: tuple[str, ...] = ()
@@ -112,6 +120,7 @@ class Config(_Section, frozen=True, kw_only=True):
     api: Api = Api()
     discovery: Discovery = Discovery()
     health: Health = Health()
+    rollout: Rollout = Rollout()
     claims: tuple[Claim, ...] = ()
 
     @property
@@ -318,6 +327,9 @@ def _check_values(config: Config) -> None:
         ("health.interval", health.interval, 0.1, 3600),
         ("health.timeout", health.timeout, 0.01, 300),
         ("discovery.resync", config.discovery.resync, 1, 3600),
+        ("rollout.bake", config.rollout.bake, 0, 86400),
+        ("rollout.deadline", config.rollout.deadline, 1, 86400),
+        ("rollout.drain", config.rollout.drain, 0, 7 * 86400),
     ):
         if not low <= number <= high:
             raise values.BadValue(f"{what} = {number:g} is out of range", f"write a value from {low:g} to {high:g}")

@@ -20,16 +20,20 @@ from proxyctl.fileset import FileSet
 from proxyctl.model import CycleReport, Drain, DrainPhase, EngineRefused, EngineUnavailable, Plan, RouteTable, Snapshot, Wake
 from proxyctl.plan import drain, planner, routes
 from proxyctl.plan.quarantine import Served
-from proxyctl.publication import Publication
+from proxyctl.publication import Publication, PutBack
 from proxyctl.publish.nginx import JoinResult, NginxInstance, NginxMissing
 from proxyctl.publish.reload import Live, NotProved
 from proxyctl.publish.test import Refused
+from proxyctl.rollouts import Rollouts
 from proxyctl.state import State
+from proxyctl.versions import Illegal, Told, Word
 
 RETRY_AFTER = 3.0
 """The longest pause in seconds between two attempts after a failure: an attempt costs little, and what failed may be over."""
 GRACES_END = 10.0
 """Seconds: graces that end close together end in one reload."""
+DRAIN_LOOK, DRAIN_SHARE = 0.1, 0.1
+"""Seconds between two looks at old workers that know a version on its way out; the share of what that takes already."""
 LONG_PARSE, CROWD = 0.5, 0.01
 """Seconds; share of all hosts."""
 
@@ -41,6 +45,8 @@ class Controller:
         self._offered: Policy | None = None
         self._cycling = asyncio.Lock()
         self._planner = planner.Planner()
+        self.rollouts = Rollouts(state.rollouts, steady.now(), frozen=state.frozen)
+        self._stops: dict[str, asyncio.Task[None]] = {}
         self.state = state
         self._told = told
         self._number = 0
@@ -110,6 +116,8 @@ class Controller:
         """Ends what runs beside the loop; nginx is left as it is."""
         for timer in self._timers.values():
             timer.cancel()
+        for stop in self._stops.values():
+            stop.cancel()
         await self._parts.prober.close()
 
     async def _pace(self, wake: Wake) -> None:
@@ -157,7 +165,12 @@ class Controller:
             event_to_live=course.event_to_live,
             reloads=self._parts.reloader.signals,
             retired=course.retired,
+            drains_cut=course.drains_cut,
+            rollouts=tuple(self.rollouts.lines),
+            rolled_back=tuple((service, failed.reason) for service, failed in self.rollouts.rolled_back),
         )
+        self.rollouts.lines.clear()
+        self.rollouts.rolled_back.clear()
         self.beat = time.monotonic()
         self._told(report)
         return report
@@ -202,16 +215,22 @@ class Controller:
         parts.prober.watch(plan.probes, trusted)
         if trusted:
             plan = self.plan = self._plan(course, nginx)
+        plan = await self._roll(course, nginx, plan)
         if self._waits(plan):
             return
         self._publication.drain = drain.phase(self.state.drain, steady.now())
         leaving = asyncio.create_task(self._leave(nginx, plan))
         try:
             fileset = await self._publication.bring_live(course, plan, self._snapshot, nginx)
+        except PutBack as error:
+            self.rollouts.refused(error.reason)
+            raise
         finally:
             await leaving
             self.plan = replace(plan, rejections=plan.rejections + self._publication.acceptance.rejections(plan.ahead))
+        self._roll_on(nginx, plan)
         self._remember(plan, fileset)
+        self._stop_retired()
         if plan.ahead is not plan.table:
             await self._test_ahead(course, plan, nginx)
         await self._follow_drain(nginx)
@@ -241,6 +260,93 @@ class Controller:
         if waits:
             self._later(0.05, "waiting for the first checks")
         return waits
+
+    # ------------------------------------------------------------ versions
+
+    async def _roll(self, course: Course, nginx: NginxInstance, plan: Plan) -> Plan:
+        """Steps the machines; the plan when traffic goes to other versions then. What is intended is saved before it is done."""
+        rollouts, before = self.rollouts, (self.rollouts.shares, self.rollouts.maintenance)
+        if rollouts.draining and self._publication.retirement.known:
+            self._publication.retirement.survive(await self._parts.reloader.living(nginx))
+            course.drains_cut = self._cut_drains()
+        rollouts.turn(self._planner, self._inputs(nginx), steady.now(), self._publication.retirement.known)
+        if (rollouts.shares, rollouts.maintenance) != before:
+            self.plan = plan = self._plan(course, nginx)
+        self._save_rollouts()
+        return plan
+
+    def _roll_on(self, nginx: NginxInstance, plan: Plan) -> None:
+        """Tells the machines what is live, and comes back when time takes them further."""
+        rollouts, now = self.rollouts, steady.now()
+        if rollouts.proved(self._planner, plan, self.published, self._publication.acceptance.refused):
+            before = rollouts.shares
+            rollouts.turn(self._planner, self._inputs(nginx), now, self._publication.retirement.known)
+            if rollouts.shares is not before:
+                self._later(0.0, "the next version")
+        end = rollouts.next(now)
+        if end < math.inf:
+            self._later(end - now + 0.01, "a rollout goes on")
+        if rollouts.draining:
+            latest = max(since for versions in rollouts.draining.values() for since in versions.values())
+            self._later(DRAIN_LOOK + DRAIN_SHARE * min(now - latest, 10.0), "old workers")
+
+    def _cut_drains(self) -> tuple[str, ...]:
+        """Ends old workers that know a version for longer than its service allows; returns those services."""
+        cut = []
+        for service, versions in self.rollouts.draining.items():
+            for containers, limit in self.rollouts.overdue(service, versions, steady.now()):
+                ended = self._publication.retirement.cut(containers)
+                if ended:
+                    cut.append(service)
+                    self.rollouts.lines.append(f"{service}: connections to the old version were cut after {limit:g} s")
+        return tuple(cut)
+
+    def _save_rollouts(self) -> None:
+        states, frozen = self.rollouts.states, self.rollouts.frozen
+        if states != self.state.rollouts or frozen != self.state.frozen:
+            state = replace(self.state, rollouts=dict(states), frozen=frozen)
+            self._parts.store.save(state)
+            self.state = state
+
+    def _stop_retired(self) -> None:
+        """Beside the loop, since a container may take its time. One that cannot be stopped is tried again with the next step."""
+        self._stops = {each: task for each, task in self._stops.items() if not task.done()}
+        for each in self.rollouts.to_stop - self._stops.keys():
+            self._stops[each] = asyncio.create_task(self._stop(each), name=f"stop {each[:12]}")
+        self.rollouts.to_stop.clear()
+
+    async def _stop(self, container: str) -> None:
+        try:
+            await self._parts.stop(container)
+        except (EngineRefused, EngineUnavailable) as error:
+            self._later(RETRY_AFTER, f"{container[:12]} could not be stopped: {error}")
+
+    async def say(self, service: str, word: Word) -> str:
+        """An operator's word: what was done, and what comes next. It is kept before this returns. Raises Illegal, OSError."""
+        async with self._cycling:
+            if self.nginx is None:
+                raise Illegal("the controller has just started and has read nothing yet: try again")
+            done = self.rollouts.say(self._planner, self._inputs(self.nginx), service, word, steady.now())
+            self._save_rollouts()
+            self._parts.wakes.post(Wake((f"{word.verb} {service}",), urgent=True, at=time.monotonic()))
+            return "; ".join(filter(None, (done, self.rollouts.outlook(service, steady.now()))))
+
+    @property
+    def frozen(self) -> bool:
+        return self.rollouts.frozen
+
+    def versions(self) -> tuple[Told, ...]:
+        """The versions of every service, for those who show them."""
+        return self.rollouts.told(steady.now())
+
+    async def freeze(self, *, on: bool, by: str) -> None:
+        """No version is swapped in until it is off again. Raises Illegal, OSError."""
+        async with self._cycling:
+            self.rollouts.freeze(on, by)
+            self._save_rollouts()
+            self._parts.wakes.post(Wake(("freeze" if on else "unfreeze",), at=time.monotonic()))
+
+    # ------------------------------------------------------------ another configuration
 
     async def _take_over(self, course: Course, nginx: NginxInstance, offered: Policy) -> None:
         """Raises what is wrong with the offer, and then it is dropped and everything is as before. A hand-written vhost that is
@@ -283,6 +389,8 @@ class Controller:
             now_unix=steady.now(),
             claims=self.policy.claims,
             own_ports=self.policy.own_ports,
+            shares=self.rollouts.shares,
+            maintenance=self.rollouts.maintenance,
         )
 
     async def _test_ahead(self, course: Course, plan: Plan, nginx: NginxInstance) -> None:
@@ -318,6 +426,7 @@ class Controller:
             generations=self._publication.retirement.generations,
             fallback_hosts=fallback.table.vhosts,
             fallback_files=fallback.files,
+            rollouts=dict(self.rollouts.states),
         )
         if state != self.state:
             self._parts.store.save(state)

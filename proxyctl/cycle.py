@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -46,6 +46,8 @@ class Parts:
     reloader: Reloader
     store: StateStore
     wakes: Wakes
+    stop: Callable[[str], Awaitable[None]]
+    """`docker stop` of one container."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,9 @@ class Course:
     changes: tuple[str, ...] = ()
     event_to_live: float | None = None
     retired: tuple[str, ...] = ()
+    """Why old workers were ended."""
+    drains_cut: tuple[str, ...] = ()
+    """Services whose old version drained for too long."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from proxyctl.versions import PLAIN_ROLLOUT, FailureReason, Settings, Version
+
 Scheme = Literal["http", "https", "grpc", "grpcs"]
 HealthType = Literal["http", "tcp", "docker", "none"]
 ContainerState = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
@@ -26,7 +28,6 @@ RejectionReason = Literal[
     "unreachable",
     "host-taken",
     "conflict",
-    "unsupported",
     "limit",
     "not-allowed",
     "quarantined",
@@ -153,6 +154,9 @@ class ServiceSpec:
     """By a label, not by default."""
     created_unix: float
     routes: tuple[RouteSpec, ...]
+    version: Version | None = None
+    """What the label says; None without it."""
+    rollout: Settings = PLAIN_ROLLOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,7 @@ class RoutedTarget:
     state: TargetState
     reason: str
     serving: bool
+    version: Version | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +241,8 @@ class Location:
     """Every target that claims the path, serving or not, in a fixed order."""
     fail_open: bool
     """Nothing is healthy; what is alive serves all the same."""
+    maintenance: bool = False
+    """An operator wants it answered with 503 and a page that says so."""
 
     @property
     def serving(self) -> tuple[RoutedTarget, ...]:
@@ -384,3 +391,9 @@ class CycleReport:
     reloads: int
     retired: tuple[str, ...] = ()
     """Why old workers of nginx were ended, or could not be: a line for each address that is somebody else's now."""
+    rollouts: tuple[str, ...] = ()
+    """What became of versions: a line for each thing."""
+    rolled_back: tuple[tuple[str, FailureReason], ...] = ()
+    """Services whose version failed, and why."""
+    drains_cut: tuple[str, ...] = ()
+    """Services whose connections to the old version were cut, because they went on for too long."""

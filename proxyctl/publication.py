@@ -27,6 +27,10 @@ BURST, RATE = 20, 2.0
 """Reloads at once, and a second after that: old workers live on for a while after each."""
 
 
+class PutBack(NotProved):
+    """What was wanted cannot be live; the last good configuration is, proved."""
+
+
 class Publication:
     """`state`: what the process before this one had come to."""
 
@@ -92,6 +96,7 @@ class Publication:
             fileset, served = tested.draft.fileset, self.acceptance.reduce(wanted, coming)
             course.changes = changes.between(self.table, served.table)
             if not await self._is_live(fileset, nginx, course.wake):
+                self.retirement.attempted(served.table)
                 await self._publish(course, tested, wanted, nginx)
         if self.table is not served.table:
             self.table = served.table
@@ -165,4 +170,4 @@ class Publication:
         except NotProved as error:
             self.live = None
             raise NotProved(f"{why.reason}; and the last good configuration could not be proved: {error.reason}") from error
-        raise NotProved(f"{why.reason}; the last good configuration is back")
+        raise PutBack(f"{why.reason}; the last good configuration is back")

@@ -25,6 +25,26 @@ class Retirement:
         """Whether it matters who gets an address now."""
         return any(generation.freed for generation in self.generations)
 
+    @property
+    def known(self) -> frozenset[str]:
+        """Ids of containers that are not served any more and that old workers know."""
+        return frozenset(freed.target.container_id for generation in self.generations for freed in generation.freed)
+
+    def survive(self, living: frozenset[int]) -> None:
+        """Forgets workers that have ended by themselves. `living`: the pids of all that have not."""
+        self.generations = tuple(replace(g, workers=g.workers & living) for g in self.generations if g.workers & living)
+
+    def cut(self, containers: frozenset[str]) -> frozenset[int]:
+        """Ends the old workers that know any of these containers, with all their connections. Returns those that were ended."""
+        knowing = [g for g in self.generations if any(freed.target.container_id in containers for freed in g.freed)]
+        ended = frozenset(pid for g in knowing for pid in g.workers if workers.end(pid))
+        self.generations = tuple(replace(g, workers=g.workers - ended) for g in self.generations if g.workers - ended)
+        return ended
+
+    def attempted(self, table: RouteTable) -> None:
+        """nginx is about to be given `table`: workers may know it even when it is never proved."""
+        self._served = {**generations.serving(table), **self._served}
+
     def proved(self, live: Live, table: RouteTable) -> None:
         """nginx serves `table`; the workers that end in it know what was served until now."""
         served = generations.serving(table)

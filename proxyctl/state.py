@@ -21,6 +21,7 @@ import msgspec
 from proxyctl.files import sync_directory, write_whole
 from proxyctl.fileset import Generation
 from proxyctl.model import Drain, Owner, ProbeKey, VirtualHost
+from proxyctl.versions import Rollout
 
 SCHEMA = 1
 
@@ -42,11 +43,15 @@ class State:
     fallback_hosts: tuple[VirtualHost, ...] = ()
     """What is served of hosts that are in quarantine, and below of hand-written files: their last good form."""
     fallback_files: Mapping[str, str] = field(default_factory=dict)
+    rollouts: Mapping[str, Rollout] = field(default_factory=dict)
+    """By service, where there are versions or an operator has said something."""
+    frozen: bool = False
+    """No version is swapped in until an operator says so."""
     drain: Drain | None = None
     """Since when the host is to be left; None when it is not."""
 
 
-PORTABLE = ("owners",)
+PORTABLE = ("owners", "rollouts", "frozen")
 """Fields that mean the same on another host; the others are about this one's containers and nginx."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 
 MAX_HOST = 253
 """Longest host name in characters (RFC 1035, section 2.3.4, without the root's dot)."""
@@ -17,6 +18,8 @@ MAX_PATH = 200
 MAX_REQUEST_TARGET = 1024
 MAX_RANGES = 32
 """Of status codes."""
+MAX_STEPS = 20
+"""Of a canary."""
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)", re.ASCII)
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -93,6 +96,14 @@ def name(text: str) -> str:
     if _NAME.fullmatch(word):
         return word
     raise BadValue(f"{shown(text)} is not a name", "write letters, digits, dots, hyphens and underscores")
+
+
+def steps(text: str) -> tuple[int, ...]:
+    """`5,25,50` -> percent, each more than the one before."""
+    found = tuple(integer(part, 1, 99) for part in comma_list(text))
+    if not found or len(found) > MAX_STEPS or any(low >= high for low, high in pairwise(found)):
+        raise BadValue(f"{shown(text)} is not a list of shares that rise", "write percents like 5,25,50")
+    return found
 
 
 def comma_list(text: str) -> tuple[str, ...]:

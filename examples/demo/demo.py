@@ -1,5 +1,6 @@
 """`make demo`: containers are labelled and answered by name; one is stopped, one breaks, one is killed, one is recreated under
-another name, one has a wrong label. Requests run all the while, and a table says what happened.
+another name, one has a wrong label; versions swap, one goes back by itself, one by hand. Requests run all the while, and a table
+says what happened.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def play(demo: Demo) -> bool:
         time.sleep(1.0)
         trouble(demo, shop, port)
         wrong_label(demo)
+        versions(demo, port)
         time.sleep(1.0)
     lost, sent = 0, 0
     for load in running:
@@ -128,6 +130,43 @@ def trouble(demo: Demo, shop: list[Box], port: int) -> None:
     old = next(c for c in demo.rig.client.containers() if c["Names"][0].endswith("-wiki"))
     demo.rig.client.remove_container(old["Id"], force=True)
     demo.serve("wiki-2", "handbook.localhost")
+
+
+def versions(demo: Demo, port: int) -> None:
+    """A swap, a bad version that goes back by itself, and a rollback by hand, under load of their own."""
+    assert demo.controller
+    command = cli(demo.controller)
+
+    def start(version: str) -> Box:
+        said = {"host": "cart.localhost", "service": "cart", "version": version, "health.path": "/health"}
+        said |= {"rollout.bake": "2s", "health.interval": "200ms", "health.rise": "1", "health.fall": "1"}
+        return demo.rig.run_container(said, name=f"cart-{version}", args=["--name", version])
+
+    def answers(version: str) -> Callable[[], bool]:
+        return lambda: all(ask(port, "cart.localhost").backend == version for _ in range(10))
+
+    def waits(version: str) -> int:
+        return subprocess.run([*command, "wait", "cart", "--version", version], check=False, capture_output=True).returncode
+
+    start("v1")
+    until(answers("v1"), 10, "cart v1")
+    with Load("cart.localhost", port, new_per_second=100, keepalive_clients=10) as load:
+        demo.watch("cart v2 starts beside v1", "v2 has the traffic", lambda: start("v2"), answers("v2"))
+        demo.watch("proxyctl wait cart --version v2", "past its bake, exit status 0", lambda: None, lambda: waits("v2") == 0)
+        bad = start("v3")
+        until(answers("v3"), 10, "cart v3")
+        demo.watch(
+            "cart v3 takes over, and turns ill in its bake",
+            "v2 has the traffic again, v3 is not tried again",
+            lambda: bad.tell("/set?health=503"),
+            answers("v2"),
+        )
+        rollback = [*command, "rollout", "rollback", "cart", "--why", "the demo"]
+        demo.watch(
+            "proxyctl rollout rollback cart", "v1 has the traffic", lambda: subprocess.run(rollback, check=True), answers("v1")
+        )
+    lost, sent = load.report.lost_of(), load.report.sent_of()
+    demo.lines.append(Line("three swaps, one of them back", f"{lost} of {sent:,} requests lost", None))
 
 
 def wrong_label(demo: Demo) -> None:

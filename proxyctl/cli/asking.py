@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from proxyctl.cli.options import TIMED_OUT, UNREACHABLE, USAGE, Options, Stop
+from proxyctl.cli.options import NEGATIVE, TIMED_OUT, UNREACHABLE, USAGE, Options, Stop
 
 if TYPE_CHECKING:
     from proxyctl.cli.client import Client
@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 
 def ask(options: Options, question: Callable[[Client], Awaitable[T]]) -> T:
-    """Raises Stop: 3 when no controller answers, 4 when it takes too long, 2 when it does not take the question."""
+    """Raises Stop: 3 when no controller answers, 4 when it takes too long, 2 when it does not take the question, 1 when
+    what was asked for is not possible now."""
     from proxyctl.cli import client
 
     async def run() -> T:
@@ -28,5 +29,7 @@ def ask(options: Options, question: Callable[[Client], Awaitable[T]]) -> T:
         raise Stop(str(error), UNREACHABLE) from error
     except client.TimedOut as error:
         raise Stop(str(error), TIMED_OUT) from error
+    except client.Declined as error:
+        raise Stop(str(error), NEGATIVE) from error
     except client.Refused as error:
         raise Stop(str(error), USAGE) from error

@@ -16,10 +16,11 @@ import msgspec
 
 from proxyctl.serve.explain import Explanation
 from proxyctl.serve.history import Cycle, Cycles
-from proxyctl.serve.views import SCHEMA, Change, Status, Targets
+from proxyctl.serve.views import SCHEMA, Change, Rollouts, Status, Targets
 
 T = TypeVar("T")
 TIMEOUT = 10.0
+CONFLICT = 409
 
 
 class Unreachable(Exception):  # noqa: N818
@@ -32,6 +33,10 @@ class TimedOut(Exception):  # noqa: N818
 
 class Refused(Exception):  # noqa: N818
     """The controller's own words about a request that it does not take, or an answer of a release that this one cannot read."""
+
+
+class Declined(Exception):  # noqa: N818
+    """Why what was asked for is not possible now."""
 
 
 class _Schema(msgspec.Struct):
@@ -63,6 +68,8 @@ class Client:
             raise Refused(
                 f"the controller at {self._path} speaks schema {head.schema}, this command {SCHEMA}: use the same release"
             )
+        if status == CONFLICT:
+            raise Declined(head.error)
         if head.error and status >= 400:
             raise Refused(head.error)
         return body
@@ -83,6 +90,9 @@ class Client:
 
     async def explain(self, url: str) -> Explanation:
         return _decode(await self.raw("/api/v1/explain", {"url": url}), Explanation)
+
+    async def rollouts(self) -> Rollouts:
+        return _decode(await self.raw("/api/v1/rollouts"), Rollouts)
 
     async def cycles(self, limit: int) -> tuple[Cycle, ...]:
         return _decode(await self.raw("/api/v1/cycles", {"limit": str(limit)}), Cycles).cycles

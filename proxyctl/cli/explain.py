@@ -13,6 +13,7 @@ from proxyctl.cli.status import rejection_lines
 
 if TYPE_CHECKING:
     from proxyctl.serve.explain import Explanation
+    from proxyctl.serve.views import Target
 
 
 @click.command(cls=Command)
@@ -33,6 +34,13 @@ def explain(options: Options, url: str, *, as_json: bool) -> int:
     return DONE if found.answer == "served" else NEGATIVE
 
 
+def _share(target: Target) -> str:
+    """Why a healthy one has no traffic, or a part of it."""
+    if not target.version:
+        return ""
+    return f"version {target.version}" if target.serving else f"version {target.version} has no share of the traffic"
+
+
 def _show(found: Explanation) -> None:
     say(styled(found.summary, "bold" if found.answer == "served" else "bold red"))
     if found.nearest:
@@ -47,7 +55,7 @@ def _show(found: Explanation) -> None:
                 f"{target.address or '-'}:{target.port}",
                 styled(target.state, target.state),
                 "yes" if target.serving else "no",
-                target.reason,
+                target.reason or _share(target),
             )
             for target in found.route.targets
         )

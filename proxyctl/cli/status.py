@@ -12,23 +12,28 @@ from proxyctl.cli.options import DONE, Command, Options, json_option
 from proxyctl.cli.output import line, say, styled, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from rich.text import Text
 
     from proxyctl.model import Rejection
-    from proxyctl.serve.views import Route, Status
+    from proxyctl.serve.views import Rollout, Route, Status
 
 
 @click.command(cls=Command)
+@click.option("--watch", is_flag=True, help="Again every second, until Ctrl-C.")
 @json_option
 @click.pass_obj
-def status(options: Options, *, as_json: bool) -> int:
+def status(options: Options, *, watch: bool, as_json: bool) -> int:
     """Show what is routed, where to, and what is wrong."""
     if as_json:
         click.echo(ask(options, lambda client: client.raw("/api/v1/status")), nl=False)
         return DONE
     _show(ask(options, lambda client: client.status()), time.time())
+    while watch:
+        time.sleep(1)
+        click.clear()
+        _show(ask(options, lambda client: client.status()), time.time())
     return DONE
 
 
@@ -40,6 +45,11 @@ def _show(status: Status, now: float) -> None:
         table(("ROUTE", "SERVICE", "TARGETS", "STATE", ""), map(_row, status.routes))
     elif not status.error:
         say("\nNothing is routed: give a container the label proxyctl.host=a.example, or see `proxyctl check`.")
+    if status.frozen:
+        say(styled("\nFrozen: no version is rolled out until `proxyctl unfreeze`", "warn"))
+    if any(rollout.versions for rollout in status.rollouts):
+        say()
+        table(("VERSION", "SERVICE", "STANDING", "TRAFFIC", "HEALTHY", ""), _versions(status.rollouts))
     problems = tuple(_problems(status))
     if problems:
         say()
@@ -61,6 +71,20 @@ def _row(route: Route) -> tuple[str | Text, ...]:
     notes = [] if route.live else ["not live"]
     notes += [f"{worst.container}: {worst.reason}"] if worst else []
     return route.place, route.service, route.shown_targets, styled(route.state, route.state), styled("; ".join(notes), "dim")
+
+
+def _versions(rollouts: Iterable[Rollout]) -> Iterator[tuple[str | Text, ...]]:
+    for rollout in rollouts:
+        for number, version in enumerate(rollout.versions):
+            note = version.reason if version.standing == "failed" else "" if number else rollout.outlook
+            yield (
+                version.version or "(no label)",
+                rollout.service,
+                styled(version.standing, version.standing),
+                f"{version.weight} %",
+                f"{version.healthy}/{len(version.containers)}",
+                styled(note, "dim"),
+            )
 
 
 def _problems(status: Status) -> Iterable[str | Text]:

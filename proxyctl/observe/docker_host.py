@@ -252,6 +252,10 @@ class DockerHost:
     async def kill(self, container: str, signal: str) -> None:
         await self._call(lambda c: c.kill(container, signal))
 
+    async def stop(self, container: str) -> None:
+        """Its stop signal, and SIGKILL after its own time for that."""
+        await self._call(lambda client: client.stop(container))
+
     async def start(self, container: str) -> None:
         await self._call(lambda c: c.start(container))
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from itertools import islice
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from proxyctl import values
 from proxyctl.model import Container, HealthCheck, HealthType, Rejection, RejectionReason, RouteSpec, Scheme, ServiceSpec
 from proxyctl.values import BadValue, OverLimit
+from proxyctl.versions import PLAIN_ROLLOUT, Retire, Settings, Strategy
 
 Parser = Callable[[str], Any]
 
@@ -62,9 +63,15 @@ TARGET_KEYS: Mapping[str, Parser] = {
 CONTAINER_KEYS: Mapping[str, Parser] = {
     "enable": values.boolean,
     "service": values.name,
+    "version": values.name,
+    "rollout": lambda text: values.one_of(text, get_args(Strategy)),
+    "rollout.bake": lambda text: values.duration(text, 0, 86400),
+    "rollout.deadline": lambda text: values.duration(text, 1, 86400),
+    "rollout.retire": lambda text: values.one_of(text, get_args(Retire)),
+    "rollout.steps": values.steps,
+    "rollout.drain": lambda text: values.duration(text, 1, 7 * 86400),
 }
-LATER_KEYS = ("version", "rollout", "rollout.bake", "rollout.deadline", "rollout.retire", "rollout.steps")
-"""Reserved: refused by name, so that nobody believes they work."""
+_ROLLOUT = {"rollout": "strategy"} | {f"rollout.{key}": key for key in ("bake", "deadline", "retire", "steps", "drain")}
 
 _ROUTE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 _PLAIN = ""
@@ -82,6 +89,7 @@ class Defaults:
     timeout: float
     rise: int
     fall: int
+    rollout: Settings = PLAIN_ROLLOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +129,17 @@ def parse(container: Container, defaults: Defaults) -> Parsed:
             routes.append(route)
     if len(names) > MAX_ROUTES:
         reader.reject(_PLAIN, "limit", "routes", f"{len(names)} routes in one container", f"{MAX_ROUTES} are served")
-    spec = ServiceSpec(container.id, container.name, service, "service" in plain, container.created_unix, tuple(routes))
+    said = {_ROLLOUT[key]: value for key, value in plain.items() if key in _ROLLOUT}
+    spec = ServiceSpec(
+        container.id,
+        container.name,
+        service,
+        "service" in plain,
+        container.created_unix,
+        tuple(routes),
+        plain.get("version"),
+        replace(defaults.rollout, **said) if said else defaults.rollout,
+    )
     return Parsed(spec if routes else None, tuple(reader.rejections))
 
 
@@ -193,13 +211,9 @@ class _Reader:
         known = {**ROUTE_KEYS, **TARGET_KEYS, **({} if route else CONTAINER_KEYS)}
         if key in known:
             return known[key]
-        if key in CONTAINER_KEYS or (route and key in LATER_KEYS):
+        if key in CONTAINER_KEYS:
             self.reject(
                 route, "unknown-label", key, "belongs to the container, not to a route", f"write {self.defaults.prefix}.{key}"
-            )
-        elif key in LATER_KEYS:
-            self.reject(
-                route, "unsupported", key, "is not in this release", "remove the label: its containers are served as replicas"
             )
         else:
             near = _nearest(key, tuple(known))

@@ -216,7 +216,13 @@ class Court:
         return Owner(ranked[0].spec.service, ranked[0].project, 0.0 if ranked[0].present else self._now)
 
     def _agreeing(self, place: Place, group: list[Claim]) -> list[Claim]:
-        """The claims that can share one upstream: the oldest living one says how it is spoken to."""
+        """The claims that can share one upstream: of each version, the oldest living one says how it is spoken to."""
+        versions = {c.spec.version: [] for c in group}  # type: dict[str | None, list[Claim]]
+        for claim in group:
+            versions[claim.spec.version].append(claim)
+        return [claim for one in versions.values() for claim in self._alike(place, one)]
+
+    def _alike(self, place: Place, group: list[Claim]) -> list[Claim]:
         living = [c for c in group if c.present]
         first = min(living or group, key=lambda c: c.age)
         how = (first.route.scheme, first.route.strip_path)

@@ -22,8 +22,9 @@ from proxyctl.model import (
 )
 from proxyctl.plan import labels, ownership
 from proxyctl.plan.ownership import PRESENT, Claim
-from proxyctl.plan.routes import HOPEFUL, Inputs, claim_of, is_young, location_of, probe_of, vhost_of
+from proxyctl.plan.routes import HOPEFUL, Inputs, claim_of, is_young, location_of, newest, probe_of, replica_state, vhost_of
 from proxyctl.plan.targets import PENDING
+from proxyctl.versions import Replica, Shares, Version
 
 
 def plan(inputs: Inputs) -> Plan:
@@ -49,6 +50,10 @@ class _Asked:
     def service(self) -> str:
         return self.claims[0].spec.service if self.claims else ""
 
+    @property
+    def version(self) -> Version | None:
+        return self.claims[0].spec.version if self.claims else None
+
 
 @dataclass(frozen=True, slots=True)
 class _Host:
@@ -57,6 +62,8 @@ class _Host:
     vhost: VirtualHost | None
     ahead: VirtualHost | None
     rejections: tuple[Rejection, ...]
+    admitted: frozenset[tuple[str, str]] = frozenset()
+    """(container id, path) of claims that may be served here, where there are versions."""
 
 
 class Planner:
@@ -82,6 +89,12 @@ class Planner:
         """Host -> ids of the containers that ask for it."""
         self._services: dict[str, tuple[str, ...]] = {}
         """Service -> ids of its containers."""
+        self._labelled: Counter[str] = Counter()
+        """Service -> how many of its containers have a version."""
+        self._stirred: set[str] = set()
+        """Services of which something has changed since they were last asked for."""
+        self._shares: Mapping[str, Shares] = {}
+        self._maintenance: frozenset[str] = frozenset()
         self._founders: dict[str, Claim] = {}
         self._networks: Counter[str] = Counter()
         self._hosts: dict[str, _Host] = {}
@@ -109,10 +122,12 @@ class Planner:
         self._asked_anew, self._has_asked = set(), False
         hosts |= self._moved(inputs)
         hosts |= self._reowned(inputs)
+        hosts |= self._reshared(inputs)
         hosts |= self._restless.keys()
         before = {host: self._owners.get(host) for host in hosts}
         for host in hosts:
             self._decide(host, inputs)
+            self._stirred.update([self._asked[each].service for each in self._askers.get(host, ())])
         if self._plan is None or hosts or asked:
             self._plan = self._sum_up(hosts, before, asked=asked or self._plan is None)
         return self._plan
@@ -157,6 +172,7 @@ class Planner:
                 hosts |= asked.hosts
                 services.add(asked.service)
             self._index(each, old, new)
+        self._stirred |= services
         self._lent = frozenset(each for each in self._lent | changed if each in now and _is_lent(now[each]))
         for service in services - {""}:
             self._founders.pop(service, None)
@@ -167,6 +183,7 @@ class Planner:
     def _index(self, each: str, old: _Asked | None, new: _Asked | None) -> None:
         if old:
             self._networks.subtract(old.networks)
+            self._labelled[old.service] -= old.version is not None
             for index, keys in ((self._askers, old.hosts), (self._services, {old.service} - {""})):
                 for key in keys:
                     index[key] = tuple(other for other in index[key] if other != each)
@@ -175,6 +192,7 @@ class Planner:
         if new:
             self._asked[each] = new
             self._networks.update(new.networks)
+            self._labelled[new.service] += new.version is not None
             for index, keys in ((self._askers, new.hosts), (self._services, {new.service} - {""})):
                 for key in keys:
                     index[key] = (*index.get(key, ()), each)
@@ -189,6 +207,62 @@ class Planner:
         hosts = {host for host in given.keys() | self._owners.keys() if given.get(host) != self._owners.get(host)}
         self._owners, self._owners_flat = given, inputs.owners
         return hosts
+
+    def _reshared(self, inputs: Inputs) -> set[str]:
+        """Hosts of services whose traffic goes to other versions."""
+        services = set(inputs.maintenance ^ self._maintenance)
+        before, now = self._shares, inputs.shares
+        if now is not before and now != before:
+            services |= {each for each in before.keys() | now.keys() if before.get(each) != now.get(each)}
+        self._shares, self._maintenance = now, inputs.maintenance
+        return {host for service in services for host in self.hosts(service)}
+
+    # ------------------------------------------------------------ versions
+
+    def hosts(self, service: str) -> frozenset[str]:
+        """That its containers ask for."""
+        return frozenset(host for each in self._services.get(service, ()) for host in self._asked[each].hosts)
+
+    def has(self, service: str) -> bool:
+        """Whether it has containers."""
+        return service in self._services
+
+    def is_versioned(self, service: str) -> bool:
+        """Whether any container of it has a version."""
+        return self._labelled.get(service, 0) > 0
+
+    def stirred(self) -> set[str]:
+        """Services of which something has changed since the last call."""
+        found, self._stirred = self._stirred, set()
+        return found
+
+    def replicas(self, inputs: Inputs, service: str) -> tuple[Replica, ...]:
+        """Its containers with their versions. Who asks to be one and may not be served anywhere is none."""
+        found = (self._replica(inputs, self._asked[each]) for each in self._services.get(service, ()))
+        return tuple(replica for replica in found if replica)
+
+    def _replica(self, inputs: Inputs, asked: _Asked) -> Replica | None:
+        container, spec = asked.container, asked.claims[0].spec
+        places = [(host, claim.route.path) for claim in asked.claims for host in claim.route.hosts]
+        shut = [place for place in places if not self._admits(container.id, *place)]
+        if len(shut) == len(places):
+            return None
+        state, reason = replica_state(inputs, container, asked.claims)
+        if shut and state not in ("dead", "coming"):
+            state, reason = "unhealthy", f"it may not serve {ownership.shown(shut[0])}"
+        version = spec.version or ""
+        return Replica(container.id, container.name, version, container.created_unix, state, reason, spec.rollout)
+
+    def _admits(self, container_id: str, host: str, path: str) -> bool:
+        decided = self._hosts.get(host)
+        return decided is not None and (container_id, path) in decided.admitted
+
+    def _is_elsewhere(self, group: list[Claim], shares: Shares | None) -> bool:
+        """Whether the versions that carry the service's traffic are there and do not ask for this place."""
+        if shares is None or not group or any((claim.spec.version or "") in shares for claim in group):
+            return False
+        others = [self._asked[each] for each in self._services.get(group[0].spec.service, ())]
+        return any((asked.version or "") in shares and asked.container.state in PRESENT for asked in others)
 
     # ------------------------------------------------------------ what is decided
 
@@ -232,19 +306,33 @@ class Planner:
             self._hosts.pop(host, None)
             return
         standing, stopping = inputs.standing, inputs.snapshot.stopping
-        locations = {path: location_of(standing, stopping, path, group) for path, group in sorted(owned.items())}
-        young = {path for path in owned if not locations[path].serving and any(is_young(inputs, c) for c in owned[path])}
+        shares = {path: inputs.shares.get(group[0].spec.service) if group else None for path, group in owned.items()}
+        closed = {path for path, group in owned.items() if group and group[0].spec.service in inputs.maintenance}
+        locations = {
+            path: location_of(standing, stopping, path, group, shares[path], maintenance=path in closed)
+            for path, group in sorted(owned.items())
+            if not self._is_elsewhere(group, shares[path])
+        }
+        young = {p for p in locations if not locations[p].serving and any(is_young(inputs, c) for c in owned[p])} - closed
         held = {path for path in young if host + path not in inputs.published}
         coming = bool(held) or any(claim.target == PENDING for group in owned.values() for claim in group)
         vhost = vhost_of(host, [location for path, location in locations.items() if path not in held])
         ahead = vhost
         if coming:
-            ahead = vhost_of(host, [location_of(HOPEFUL, stopping, path, group) for path, group in sorted(owned.items())])
+            ahead = vhost_of(
+                host, [location_of(HOPEFUL, stopping, path, group, newest(group)) for path, group in sorted(owned.items())]
+            )
         before = self._hosts.get(host)
         self._hosts[host] = _Host(
             vhost=before.vhost if before and before.vhost == vhost else vhost,
             ahead=before.ahead if before and before.ahead == ahead else ahead,
             rejections=tuple(court.rejections),
+            admitted=frozenset(
+                (claim.container.id, path)
+                for path, group in owned.items()
+                for claim in group
+                if self.is_versioned(claim.spec.service)
+            ),
         )
         if young or any(owner.lost_unix for owner in owners.values()):
             self._restless[host] = min(

@@ -6,8 +6,10 @@ Who owns a (host, path) is settled in ownership.py; planner.py puts it all toget
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from proxyctl.model import (
     Container,
@@ -29,9 +31,14 @@ from proxyctl.model import (
 from proxyctl.plan import labels, ownership
 from proxyctl.plan.ownership import Claim, ClaimRule
 from proxyctl.plan.targets import ALIVE, PENDING, Reached, Unreachable, reach
+from proxyctl.versions import ReplicaState, Shares
 
 WARM_UP = 3.0
 """Seconds that a new place is left out (404) while its first target warms up, so that a start is one reload; then it is 503."""
+
+MIXED = 2
+"""Versions that share the traffic."""
+WORST_FIRST: tuple[Literal["stopping", "down", "unhealthy", "warming"], ...] = ("stopping", "down", "unhealthy", "warming")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,10 @@ class Inputs:
     claims: tuple[ClaimRule, ...] = ()
     own_ports: frozenset[int] = frozenset()
     """Ports of the host that are proxyctl's: nginx's published ones and the API's. Never targets."""
+    shares: Mapping[str, Shares] = field(default_factory=dict)
+    """Service -> its versions that carry traffic. Of a service that is not in it, all containers do."""
+    maintenance: frozenset[str] = frozenset()
+    """Services that are answered with 503 by their operator's wish."""
 
 
 def is_young(inputs: Inputs, claim: Claim) -> bool:
@@ -118,15 +129,25 @@ def vhost_of(host: str, locations: list[Location]) -> VirtualHost | None:
 
 
 def location_of(
-    standing: Mapping[ProbeKey, ProbeResult], stopping: frozenset[str], path: str, group: Iterable[Claim]
+    standing: Mapping[ProbeKey, ProbeResult],
+    stopping: frozenset[str],
+    path: str,
+    group: Iterable[Claim],
+    shares: Shares | None = None,
+    *,
+    maintenance: bool = False,
 ) -> Location:
+    """`shares`: the versions that carry traffic; without it, all do."""
     claims = sorted(group, key=lambda c: c.age)
     judged = [_judge(standing, stopping, claim) for claim in claims]
-    healthy = [t for t in judged if t.state == "healthy"]
-    alive = [t for t in judged if t.state == "unhealthy"] or [t for t in judged if t.state == "stopping"]
-    chosen = {t.target for t in healthy or alive}
-    targets = tuple(replace(t, serving=True) if t.target in chosen else t for t in judged)
-    route = claims[0].route if claims else None
+    carrying = [(c, t) for c, t in zip(claims, judged, strict=True) if shares is None or (c.spec.version or "") in shares]
+    first = next((c for c, _ in carrying if c.present), carrying[0][0] if carrying else claims[0] if claims else None)
+    route = first.route if first else None
+    able = [t for c, t in carrying if route and _how(c.route) == _how(route)]
+    healthy = [t for t in able if t.state == "healthy"]
+    alive = [t for t in able if t.state == "unhealthy"] or [t for t in able if t.state == "stopping"]
+    weights = _weights(() if maintenance else healthy or alive, shares)
+    targets = tuple(replace(t, serving=True, weight=weights[t.target]) if t.target in weights else t for t in judged)
     return Location(
         path=path,
         strip_path=route.strip_path if route else False,
@@ -134,8 +155,46 @@ def location_of(
         service=claims[0].spec.service if claims else "",
         route=route.name if route else "",
         targets=targets,
-        fail_open=bool(chosen) and not healthy,
+        fail_open=bool(weights) and not healthy,
+        maintenance=maintenance,
     )
+
+
+def _how(route: RouteSpec) -> tuple[object, ...]:
+    """What all targets of one upstream have in common."""
+    return (route.scheme, route.strip_path)
+
+
+def _weights(chosen: Iterable[RoutedTarget], shares: Shares | None) -> dict[Target, int]:
+    """For nginx, which compares them within one upstream: as labelled, and between versions as their shares are."""
+    weights = {t.target: t.weight for t in chosen}
+    versions = {t.target: t.version or "" for t in chosen}
+    if shares is None or len(set(versions.values())) < MIXED:
+        return weights
+    whole = {version: sum(weights[t] for t in weights if versions[t] == version) for version in set(versions.values())}
+    fine = {t: max(1, round(1000 * shares[versions[t]] * weight / whole[versions[t]])) for t, weight in weights.items()}
+    common = math.gcd(*fine.values())
+    return {t: weight // common for t, weight in fine.items()}
+
+
+def newest(group: Iterable[Claim]) -> Shares | None:
+    """All traffic to the version that was created last; None where nobody has one."""
+    claims = sorted(group, key=lambda c: c.age)
+    return {claims[-1].spec.version or "": 100} if any(c.spec.version is not None for c in claims) else None
+
+
+def replica_state(inputs: Inputs, container: Container, claims: Iterable[Claim]) -> tuple[ReplicaState, str]:
+    """The worst of a container's targets."""
+    if container.state == "created":
+        return "coming", "not started yet"
+    if container.state not in ALIVE:
+        return "dead", ""
+    judged = [_judge(inputs.standing, inputs.snapshot.stopping, claim) for claim in claims]
+    for state in WORST_FIRST:
+        for target in judged:
+            if target.state == state:
+                return ("unhealthy", "nginx cannot reach it") if state == "down" else (state, target.reason)
+    return "healthy", ""
 
 
 def _judge(standing: Mapping[ProbeKey, ProbeResult], stopping: frozenset[str], claim: Claim) -> RoutedTarget:
@@ -161,4 +220,5 @@ def _judge(standing: Mapping[ProbeKey, ProbeResult], stopping: frozenset[str], c
         state,
         reason,
         serving=False,
+        version=claim.spec.version,
     )

@@ -189,7 +189,8 @@ class Renderer:
                 "strip_path": location.strip_path,
                 "scheme": location.scheme,
                 "upstream": upstream_name(vhost.host, location.path),
-                "alive": alive(location),
+                "alive": alive(location) and not location.maintenance,
+                "maintenance": location.maintenance,
             }
             for location in vhost.locations
         ]

@@ -30,6 +30,7 @@ from proxyctl.serve.history import KEEP, Cycles, History
 from proxyctl.serve.page import Page
 from proxyctl.serve.standing import Standing
 from proxyctl.values import BadValue
+from proxyctl.versions import Illegal
 
 ENDPOINTS: Final = {
     "/": "the page for people",
@@ -42,10 +43,14 @@ ENDPOINTS: Final = {
     "/api/v1/rejections": "what is not served because of its labels",
     "/api/v1/cycles": "cycles that changed something or failed, the newest first; ?limit=",
     "/api/v1/events": "the same as they happen, as server-sent events",
+    "/api/v1/rollouts": "versions of services, and what comes next",
     "/api/v1/explain": "which container answers ?url=a.example/git, and why others do not",
     "/api/v1/openapi": "all of this as an OpenAPI description",
 }
 CHANGES: Final = {
+    "/api/v1/rollout": "a word about the versions of a service: promote, rollback, pause, resume, retry, weight, maintenance",
+    "/api/v1/freeze": "no version is rolled out",
+    "/api/v1/unfreeze": "takes that back",
     "/api/v1/host/drain": "tells the balancer in front to leave this host, and then lets requests end",
     "/api/v1/host/undrain": "takes that back",
 }
@@ -166,12 +171,19 @@ def application(sources: Sources, guard: Guard | None) -> web.Application:
         "/api/v1/rejections": handlers.rejections,
         "/api/v1/cycles": handlers.cycles,
         "/api/v1/events": handlers.events,
+        "/api/v1/rollouts": handlers.rollouts,
         "/api/v1/explain": handlers.explain,
         "/api/v1/openapi": handlers.openapi,
     }
     for path, handler in routes.items():
         app.router.add_get(path, handler)
-    changes = {"/api/v1/host/drain": sources.changes.drain, "/api/v1/host/undrain": sources.changes.undrain}
+    changes = {
+        "/api/v1/rollout": sources.changes.rollout,
+        "/api/v1/freeze": sources.changes.freeze,
+        "/api/v1/unfreeze": sources.changes.unfreeze,
+        "/api/v1/host/drain": sources.changes.drain,
+        "/api/v1/host/undrain": sources.changes.undrain,
+    }
     for path, change in changes.items():
         app.router.add_post(path, partial(handlers.change, change))
     return app
@@ -198,6 +210,8 @@ async def _speak(request: web.Request, handler: Handler) -> web.StreamResponse:
         response.headers["Allow"] = allowed
     except web.HTTPRequestEntityTooLarge:
         response = _problem(413, f"the body is longer than {BODY} bytes")
+    except Illegal as illegal:
+        response = _problem(409, str(illegal))
     except BadValue as bad:
         response = _problem(400, str(bad))
     if request.can_read_body and not response.prepared:
@@ -316,6 +330,9 @@ class _Handlers:
             raise BadValue("url is missing", "write /api/v1/explain?url=a.example/git")
         found = explain.explain(self._sources.standing(), url)
         return _json(found, 404 if found.answer in ("unknown-host", "unknown-path") else 200)
+
+    async def rollouts(self, _: web.Request) -> web.Response:
+        return _json(views.rollouts(self._sources.standing()))
 
     async def openapi(self, _: web.Request) -> web.Response:
         return _json(openapi.description(ENDPOINTS, CHANGES))

@@ -11,6 +11,7 @@ import msgspec
 
 from proxyctl.serve import views
 from proxyctl.values import BadValue
+from proxyctl.versions import Word
 
 T = TypeVar("T")
 
@@ -19,13 +20,28 @@ class Controller(Protocol):
     """controller.Controller, as much as can be changed."""
 
     async def change_drain(self, notice: float | None, who: str) -> None: ...
+    async def say(self, service: str, word: Word) -> str: ...
+    async def freeze(self, *, on: bool, by: str) -> None: ...
 
 
 class Changes:
-    """Each takes a body and who sent it. Raises BadValue, or OSError when it cannot be written down: nothing has changed then."""
+    """Each takes a body and who sent it. Raises BadValue, Illegal when it is not possible now, or OSError when it cannot be
+    written down: nothing has changed then."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
+
+    async def rollout(self, body: bytes, who: str) -> str:
+        wish = _read(body, views.RolloutWish)
+        return await self._controller.say(wish.service, Word(wish.verb, wish.value, who, wish.why))
+
+    async def freeze(self, body: bytes, who: str) -> str:
+        await self._controller.freeze(on=True, by=_by(who, _read(body, views.FreezeWish).why))
+        return "no version is rolled out until `proxyctl unfreeze`; what protects goes on"
+
+    async def unfreeze(self, body: bytes, who: str) -> str:
+        await self._controller.freeze(on=False, by=_by(who, _read(body, views.FreezeWish).why))
+        return "versions are rolled out again"
 
     async def drain(self, body: bytes, who: str) -> str:
         notice = _read(body, views.DrainWish).notice
@@ -39,6 +55,10 @@ class Changes:
         _read(body, views.NoWish)
         await self._controller.change_drain(None, who)
         return "/-/ready and /readyz say 200 again"
+
+
+def _by(who: str, why: str) -> str:
+    return f" ({who}: {why})" if why else f" ({who})"
 
 
 def _read(body: bytes, kind: type[T]) -> T:

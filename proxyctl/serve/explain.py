@@ -94,6 +94,8 @@ def _answer(
     if route is None:
         return "unknown-path", f"{host} has no {path}: nginx answers 404{late}"
     serving = [t for t in route.targets if t.serving]
+    if route.state == "maintenance":
+        return "unavailable", f"{route.place} ({route.service}) is in maintenance: nginx answers 503{late}"
     if not serving:
         return "unavailable", f"no target of {route.place} ({route.service}) serves: nginx answers 503{late}"
     names = ", ".join(t.container for t in serving)

@@ -80,7 +80,13 @@ class History:
         what = (report.result, report.error, report.changes)
         again = bool(report.error) and what == self._latest
         self._latest = what
-        if came or went or report.retired or not (again or (report.result in ("unchanged", "tested") and not report.error)):
+        if (
+            came
+            or went
+            or report.retired
+            or report.rollouts
+            or not (again or (report.result in ("unchanged", "tested") and not report.error))
+        ):
             self._keep(_entry(report, came, went))
 
     def _follow(self, report: CycleReport) -> None:
@@ -140,7 +146,7 @@ def _entry(report: CycleReport, came: frozenset[Rejection], went: frozenset[Reje
         result=report.result,
         reasons=report.reasons,
         digest=report.digest,
-        changes=(*report.changes, *(f"old workers ended: {why}" for why in report.retired))[:MOST_LISTED],
+        changes=(*report.rollouts, *report.changes, *(f"old workers ended: {why}" for why in report.retired))[:MOST_LISTED],
         error=report.error,
         rejected=tuple(sorted(came, key=lambda r: (r.container, r.route, r.label)))[:MOST_LISTED],
         settled=tuple(sorted({f"{r.container} {r.label}" for r in went}))[:MOST_LISTED],

@@ -56,6 +56,8 @@ class CycleLog:
             self._log.error(report.result, error=report.error, **facts)
         elif self._error and not report.error:
             self._log.info("recovered", **facts)
+        for what in report.rollouts:
+            self._log.info("rollout", what=what, cycle=report.number)
         for why in report.retired:
             self._log.warning("old workers ended", why=why, cycle=report.number)
         self._error = _IDS.sub("", report.error)

@@ -7,7 +7,7 @@ the first 500 are one, `other`.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
@@ -19,6 +19,7 @@ from proxyctl.fileset import NginxWorker
 from proxyctl.model import CycleReport, CycleResult, RejectionReason, TargetState
 from proxyctl.serve import views
 from proxyctl.serve.standing import Standing
+from proxyctl.versions import Phase
 
 METRICS = {
     "proxyctl_build_info": "The version that runs, as a label; always 1.",
@@ -30,12 +31,17 @@ METRICS = {
     "proxyctl_event_to_live_seconds": "From the oldest event of a cycle until nginx was proved to run what it asks for.",
     "proxyctl_config_in_sync": "1 when nginx runs what is wanted, as of the latest cycle.",
     "proxyctl_config_last_live_timestamp_seconds": "When a configuration was last proved live.",
-    "proxyctl_targets": "Targets, by service and state.",
+    "proxyctl_targets": "Targets, by service, version and state.",
+    "proxyctl_rollout_state": "1 for the state that the versions of a service are in.",
+    "proxyctl_rollbacks_total": "Versions that failed, by service and reason.",
+    "proxyctl_drains_cut_total": "Old versions whose connections went on for too long and were cut, by service.",
     "proxyctl_rejections": "Routes that are not served because of their labels, by reason.",
     "proxyctl_nginx_workers": "Worker processes of nginx; those shutting down serve connections of an earlier configuration.",
 }
 
 MOST_SERVICES = 500
+MOST_VERSIONS = 3
+"""Of one service."""
 MOST_ACTIONS = 32
 STAGES = frozenset({"read", "plan", "join", "render", "test", "promote", "prove"})
 STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
@@ -56,6 +62,9 @@ class Metrics:
         self._reloads = self._counter("proxyctl_reloads_total", ["result"])
         self._stages = self._histogram("proxyctl_cycle_duration_seconds", STAGE_BUCKETS, ["stage"])
         self._to_live = self._histogram("proxyctl_event_to_live_seconds", LIVE_BUCKETS, [])
+        self._rollbacks = self._counter("proxyctl_rollbacks_total", ["service", "reason"])
+        self._cut = self._counter("proxyctl_drains_cut_total", ["service"])
+        self._named: set[str] = set()
         name = "proxyctl_config_last_live_timestamp_seconds"
         self._last_live = Gauge(name, METRICS[name], registry=self._registry)
         for result in get_args(CycleResult):
@@ -78,11 +87,22 @@ class Metrics:
             self._stages.labels(stage if stage in STAGES else OTHER).observe(seconds)
         if report.result in ("live", "restored"):
             self._reloads.labels(report.result).inc()
+        for service, reason in report.rolled_back:
+            self._rollbacks.labels(self._service(service), reason).inc()
+        for service in report.drains_cut:
+            self._cut.labels(self._service(service)).inc()
         if report.event_to_live is not None:
             self._to_live.observe(report.event_to_live)
         if report.result == "live" or report.digest not in ("", self._digest):
             self._last_live.set(report.at_unix)
         self._digest = report.digest
+
+    def _service(self, name: str) -> str:
+        """The first 500 that are counted by name."""
+        if name not in self._named and len(self._named) >= MOST_SERVICES:
+            return OTHER
+        self._named.add(name)
+        return name
 
     def event(self, action: str) -> None:
         """One event of the engine."""
@@ -117,7 +137,8 @@ class _Moment(Collector):
         yield _gauge("proxyctl_build_info", {(standing.place.version,): 1}, "version")
         yield _gauge("proxyctl_engine_connected", {(): int(standing.connected)})
         yield _gauge("proxyctl_config_in_sync", {(): int(standing.in_sync)})
-        yield _gauge("proxyctl_targets", _targets(standing), "service", "state")
+        yield _gauge("proxyctl_targets", _targets(standing), "service", "version", "state")
+        yield _gauge("proxyctl_rollout_state", _phases(standing), "service", "state")
         reasons = Tally(r.reason for r in standing.rejections)
         yield _gauge("proxyctl_rejections", {(reason,): reasons[reason] for reason in get_args(RejectionReason)}, "reason")
         if self.workers is not None:
@@ -135,11 +156,37 @@ def _gauge(name: str, values: dict[tuple[str, ...], int], *labels: str) -> Metri
 
 def _targets(standing: Standing) -> dict[tuple[str, ...], int]:
     all_routes = views.routes(standing)
+    states = views.standing_of_targets(all_routes)
     names = sorted({route.service for route in all_routes})
     named = frozenset(names[:MOST_SERVICES])
-    shown = [*sorted(named), OTHER] if len(names) > MOST_SERVICES else sorted(named)
-    values: dict[tuple[str, ...], int] = {(name, state): 0 for name in shown for state in get_args(TargetState)}
-    for (service, _, _), state in views.standing_of_targets(all_routes).items():
-        key = (service if service in named else OTHER, state)
+    versions = _versions(standing, states)
+    values: dict[tuple[str, ...], int] = {}
+    for name in [*sorted(named), OTHER] if len(names) > MOST_SERVICES else sorted(named):
+        for version in versions.get(name, [""]):
+            values |= {(name, version, state): 0 for state in get_args(TargetState)}
+    for (service, version, _, _), state in states.items():
+        if service not in named:
+            key = (OTHER, "", state)
+        else:
+            key = (service, version if version in versions.get(service, [""]) else OTHER, state)
         values[key] = values.get(key, 0) + 1
     return values
+
+
+def _versions(standing: Standing, states: Mapping[tuple[str, str, str, int], TargetState]) -> dict[str, list[str]]:
+    """Service -> living versions of it, those with traffic first, and not too many."""
+    living: dict[str, set[str]] = {}
+    for (service, version, _, _), state in states.items():
+        if state != "down":
+            living.setdefault(service, set()).add(version)
+    first = {told.service: (told.rollout.active, told.rollout.candidate, told.rollout.previous) for told in standing.rollouts}
+    found = {}
+    for service, own in living.items():
+        ranked = sorted(own, key=lambda version, service=service: (version not in first.get(service, ()), version))  # type: ignore[misc]
+        found[service] = ranked[:MOST_VERSIONS]
+    return found
+
+
+def _phases(standing: Standing) -> dict[tuple[str, ...], int]:
+    told = [each for each in standing.rollouts if each.rollout.active is not None][:MOST_SERVICES]
+    return {(each.service, phase): int(each.rollout.phase == phase) for each in told for phase in get_args(Phase)}

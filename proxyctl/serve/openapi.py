@@ -26,6 +26,7 @@ JSON: Final[Mapping[str, type]] = {
     "/api/v1/targets": views.Targets,
     "/api/v1/rejections": views.Rejections,
     "/api/v1/cycles": Cycles,
+    "/api/v1/rollouts": views.Rollouts,
     "/api/v1/explain": Explanation,
 }
 OTHER: Final = {"/": "text/html", "/metrics": "text/plain", "/api/v1/events": "text/event-stream"}
@@ -36,13 +37,19 @@ QUERY: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 
 
-WISHES: Final[Mapping[str, type]] = {"/api/v1/host/drain": views.DrainWish, "/api/v1/host/undrain": views.NoWish}
+WISHES: Final[Mapping[str, type]] = {
+    "/api/v1/rollout": views.RolloutWish,
+    "/api/v1/freeze": views.FreezeWish,
+    "/api/v1/unfreeze": views.FreezeWish,
+    "/api/v1/host/drain": views.DrainWish,
+    "/api/v1/host/undrain": views.NoWish,
+}
 """Bodies of changes."""
 
 
 def description(endpoints: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, Any]:
     """Path -> what it answers, or what it changes, in words."""
-    kinds: list[type] = [*JSON.values(), Problem, views.Change, *WISHES.values()]
+    kinds: list[type] = [*JSON.values(), Problem, views.Change, *dict.fromkeys(WISHES.values())]
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     known = dict(zip(kinds, schemas, strict=True))
     problem = _answer("what is wrong, in words", "application/json", known[Problem])

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from proxyctl.model import Container, DrainPhase, NginxView, Owner, Plan, Rejection, RouteTable, Snapshot
 from proxyctl.serve.history import History
+from proxyctl.versions import Told
 
 LATE = 60.0
 """Seconds past the resync interval without a sign of life before the loop counts as stuck, unless it waits for the engine."""
@@ -58,6 +59,9 @@ class Controller(Protocol):
     @property
     def beat(self) -> float: ...
     @property
+    def frozen(self) -> bool: ...
+    def versions(self) -> tuple[Told, ...]: ...
+    @property
     def drain(self) -> DrainPhase: ...
 
 
@@ -93,6 +97,8 @@ class Standing:
     owners: Mapping[str, Owner] = field(default_factory=dict)
     rejections: tuple[Rejection, ...] = ()
     containers: Mapping[str, Container] = field(default_factory=dict)
+    rollouts: tuple[Told, ...] = ()
+    frozen: bool = False
     host: DrainPhase = "serving"
 
     @property
@@ -130,5 +136,7 @@ def read(controller: Controller, place: Place, history: History, *, connected: b
         owners=plan.owners if plan else {},
         rejections=history.rejections,
         containers=controller.snapshot.containers,
+        rollouts=controller.versions(),
+        frozen=controller.frozen,
         host=controller.drain,
     )

@@ -13,14 +13,22 @@ import msgspec
 
 from proxyctl.model import DrainPhase, Location, Rejection, RoutedTarget, TargetState
 from proxyctl.serve.standing import Standing
+from proxyctl.values import MAX_NAME
+from proxyctl.versions import Phase, Told, Verb
 
 SCHEMA = 1
+MAX_WHY = 500
+"""Characters of a reason."""
 
-RouteState = Literal["ok", "degraded", "fail-open", "starting", "down"]
+RouteState = Literal["ok", "degraded", "fail-open", "starting", "maintenance", "down"]
 """degraded: something that should serve does not; fail-open: nothing is healthy, what is alive serves; starting: nothing has
-passed its checks yet; down: 503."""
+passed its checks yet; maintenance: 503, by an operator's word; down: 503."""
 
-WORST_FIRST: tuple[RouteState, ...] = ("down", "fail-open", "starting", "degraded", "ok")
+VersionStanding = Literal["active", "candidate", "standby", "draining", "failed", "gone"]
+"""active: has the traffic, and gets it back; candidate: is being rolled out; failed: not tried again by itself; draining: without
+new traffic, and old workers of nginx may know it."""
+
+WORST_FIRST: tuple[RouteState, ...] = ("down", "maintenance", "fail-open", "starting", "degraded", "ok")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +45,8 @@ class Target:
     reason: str
     serving: bool
     """nginx is sending it requests now."""
+    version: str = ""
+    """What the label says; empty without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +145,46 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """`version` is empty for containers without the label."""
+
+    version: str
+    standing: VersionStanding
+    weight: int
+    """Percent of the traffic."""
+    healthy: int
+    containers: tuple[str, ...]
+    reason: str
+    """Why it failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """The versions of one service."""
+
+    service: str
+    state: Phase
+    since_unix: float
+    active: str | None
+    candidate: str | None
+    previous: str | None
+    """What was active before."""
+    paused: bool
+    maintenance: bool
+    outlook: str
+    """What is the case, what comes next and when."""
+    versions: tuple[Version, ...]
+    """The newest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollouts:
+    schema: int = SCHEMA
+    frozen: bool
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """The answer to a change: what will happen."""
 
@@ -151,6 +201,22 @@ class DrainWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     notice: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 15.0
     """Seconds for which everything is served on while the health address says 503."""
+
+
+class RolloutWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What POST /api/v1/rollout takes: a word about the versions of a service."""
+
+    service: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+    verb: Verb
+    value: Annotated[int, msgspec.Meta(ge=0, le=99)] = 0
+    """Of `weight`: percent for the new version; of `maintenance`: 1 is on."""
+    why: Annotated[str, msgspec.Meta(max_length=MAX_WHY)] = ""
+
+
+class FreezeWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What POST /api/v1/freeze and unfreeze take."""
+
+    why: Annotated[str, msgspec.Meta(max_length=MAX_WHY)] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +237,8 @@ class Status:
     counts: Counts
     routes: tuple[Route, ...]
     rejections: tuple[Rejection, ...]
+    rollouts: tuple[Rollout, ...] = ()
+    frozen: bool = False
 
 
 # ---------------------------------------------------------------- from a Standing
@@ -203,7 +271,7 @@ def _route(standing: Standing, host: str, wanted: Location, live: Location | Non
         scheme=wanted.scheme,
         strip_path=wanted.strip_path,
         state=_state(wanted),
-        live=live is not None and serving == {t.target for t in wanted.serving},
+        live=live is not None and serving == {t.target for t in wanted.serving} and live.maintenance == wanted.maintenance,
         healthy=sum(t.state == "healthy" for t in targets),
         present=sum(t.state != "down" for t in targets),
         targets=targets,
@@ -223,11 +291,14 @@ def _target(routed: RoutedTarget, *, serving: bool) -> Target:
         state=routed.state,
         reason=routed.reason,
         serving=serving,
+        version=routed.version or "",
     )
 
 
 def _state(location: Location) -> RouteState:
     states = {t.state for t in location.targets}
+    if location.maintenance:
+        return "maintenance"
     if location.fail_open:
         return "fail-open"
     if not location.serving:
@@ -258,13 +329,13 @@ def targets(standing: Standing) -> Targets:
     )
 
 
-def standing_of_targets(all_routes: tuple[Route, ...]) -> Mapping[tuple[str, str, int], TargetState]:
-    """(service, container id, port) -> its state, the worst when it stands differently in two routes."""
+def standing_of_targets(all_routes: tuple[Route, ...]) -> Mapping[tuple[str, str, str, int], TargetState]:
+    """(service, version, container id, port) -> its state, the worst when it stands differently in two routes."""
     order: tuple[TargetState, ...] = ("healthy", "warming", "stopping", "unhealthy", "down")
-    found: dict[tuple[str, str, int], TargetState] = {}
+    found: dict[tuple[str, str, str, int], TargetState] = {}
     for route in all_routes:
         for target in route.targets:
-            key = (target.service, target.container_id, target.port)
+            key = (target.service, target.version, target.container_id, target.port)
             found[key] = max(found.get(key, target.state), target.state, key=order.index)
     return found
 
@@ -284,6 +355,50 @@ def status(standing: Standing) -> Status:
         counts=_counts(own, standing.rejections),
         routes=own,
         rejections=standing.rejections,
+        rollouts=rollouts(standing).rollouts,
+        frozen=standing.frozen,
+    )
+
+
+def rollouts(standing: Standing) -> Rollouts:
+    return Rollouts(frozen=standing.frozen, rollouts=tuple(_rollout(told) for told in standing.rollouts))
+
+
+def _rollout(told: Told) -> Rollout:
+    state = told.rollout
+    names = {replica.version for replica in told.replicas} | state.failures.keys() | {v for v in (state.active,) if v is not None}
+    born = {version: known.born_unix for version, known in state.versions.items()}
+    return Rollout(
+        service=told.service,
+        state=state.phase,
+        since_unix=state.since_unix,
+        active=state.active,
+        candidate=state.candidate,
+        previous=state.previous,
+        paused=state.paused,
+        maintenance=state.maintenance,
+        outlook=told.outlook,
+        versions=tuple(_version(told, version) for version in sorted(names, key=lambda v: (-born.get(v, 0.0), v))),
+    )
+
+
+def _version(told: Told, version: str) -> Version:
+    state = told.rollout
+    replicas = [replica for replica in told.replicas if replica.version == version and replica.state != "dead"]
+    standings: tuple[tuple[VersionStanding, bool], ...] = (
+        ("candidate", version == state.candidate),
+        ("active", version == state.active),
+        ("failed", version in state.failures),
+        ("draining", version in state.draining),
+        ("standby", bool(replicas)),
+    )
+    return Version(
+        version=version,
+        standing=next((standing for standing, so in standings if so), "gone"),
+        weight=(told.shares or {}).get(version, 0),
+        healthy=sum(replica.state == "healthy" for replica in replicas),
+        containers=tuple(replica.container for replica in replicas),
+        reason=state.failures[version].text if version in state.failures else "",
     )
 
 

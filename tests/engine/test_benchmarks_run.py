@@ -58,6 +58,12 @@ def test_no_connection_is_lost_or_cut_by_reloads_and_old_workers_end(printed: st
     assert found["pinned_old_workers"] >= found["pinned_open"] >= 5, printed
 
 
+def test_versions_swap_without_a_loss_and_none_answers_after_it_was_drained(printed: str) -> None:
+    found = figures("rollouts")
+    assert found["proxyctl_sent"] > 1000, printed
+    assert (found["proxyctl_lost"], found["proxyctl_cut"], found["proxyctl_late"]) == (0, 0, 0), printed
+
+
 def test_every_container_of_a_storm_answers_and_nothing_is_lost_beside_it(printed: str) -> None:
     found = figures("storm")
     assert found["sent"] > 1000, printed

@@ -107,6 +107,10 @@ class Engine:
         self.settings, self.labels, self.status = settings, dict(settings["Labels"]), "created"
         return NGINX
 
+    async def stop(self, container: str) -> None:
+        self._called("stop", container)
+        self.containers[container] = replace(self.containers[container], state="exited")
+
     async def start(self, container: str) -> None:
         self._called("start", container)
         self.status = "running" if self.starts else "exited"

@@ -79,6 +79,7 @@ class Rig:
             reloader=Reloader(self.engine, bench.TOKEN),
             store=self.store,
             wakes=self.wakes,
+            stop=self.engine.stop,
         )
         self.parts = parts
         state = self.store.load()

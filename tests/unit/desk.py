@@ -23,6 +23,7 @@ from proxyctl.serve import standing
 from proxyctl.serve.changes import Changes
 from proxyctl.serve.front import Front
 from proxyctl.serve.history import History
+from proxyctl.versions import Illegal, Told, Word
 from tests.unit import make
 
 DIGEST = "d" * 32
@@ -52,8 +53,30 @@ class Held:
     told: list[tuple[object, ...]] = field(default_factory=list)
     """Changes that were asked for."""
 
+    frozen: bool = False
+    rollouts: tuple[Told, ...] = ()
+    said: list[tuple[str, Word]] = field(default_factory=list)
+    """What operators have said, by service; `refusal`: why not."""
+    refusal: str = ""
+
     async def change_drain(self, notice: float | None, who: str) -> None:
         self.told.append(("drain", notice, who))
+
+    def versions(self) -> tuple[Told, ...]:
+        return self.rollouts
+
+    async def say(self, service: str, word: Word) -> str:
+        self._refuse()
+        self.said.append((service, word))
+        return f"{word.verb} is done; and goes on"
+
+    async def freeze(self, *, on: bool, by: str) -> None:  # noqa: ARG002 - a controller's
+        self._refuse()
+        self.frozen = on
+
+    def _refuse(self) -> None:
+        if self.refusal:
+            raise Illegal(self.refusal)
 
 
 class Desk:

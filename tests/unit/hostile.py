@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from proxyctl.plan.labels import CONTAINER_KEYS, LATER_KEYS, ROUTE_KEYS, TARGET_KEYS
+from proxyctl.plan.labels import CONTAINER_KEYS, ROUTE_KEYS, TARGET_KEYS
 
 GOOD = {
     "host": ("a.example", "*.b.example", "a.example, c.example", "xn--bcher-kva.example"),
@@ -28,6 +28,13 @@ GOOD = {
     "health.status": ("200", "200-299,404"),
     "enable": ("true", "1"),
     "service": ("web", "Shop.web_1"),
+    "version": ("v1", "2026.1_b-c"),
+    "rollout": ("auto", "MANUAL", "canary"),
+    "rollout.bake": ("0s", "1m"),
+    "rollout.deadline": ("5s",),
+    "rollout.retire": ("keep", "stop"),
+    "rollout.steps": ("5,25,50", "1"),
+    "rollout.drain": ("30s",),
 }
 """Values that are right, by key."""
 
@@ -49,7 +56,7 @@ spoiled = st.builds(_spoil, good, st.integers(0, 99), pieces)
 values = st.one_of(good, spoiled, st.lists(pieces, max_size=6).map("".join), st.text(max_size=40))
 """Label values: right, right but for one piece, made of bad pieces, or anything at all."""
 
-_names = st.sampled_from((*GOOD, *LATER_KEYS, "hots", "health", "nginx ", "", "auth.file", "location", "host.", "HOST"))
+_names = st.sampled_from((*GOOD, "hots", "health", "nginx ", "", "auth.file", "location", "host.", "HOST"))
 _routes = st.sampled_from(("", "", "", "routes.x.", "routes.y.", "routes.", "routes.X.", "routes.a b.", "routes.default."))
 keys = st.builds(lambda route, key: route + key, _routes, st.one_of(_names, pieces))
 """Keys without the prefix: known, later, misspelt, of named routes, and nonsense."""

@@ -36,6 +36,7 @@ from proxyctl.model import (
 from proxyctl.plan import labels, planner, routes, vhosts
 from proxyctl.plan.ownership import ClaimRule
 from proxyctl.plan.targets import ALIVE
+from proxyctl.versions import Shares
 
 REPOSITORY = Path(__file__).parents[2]
 FRONT = {"front": "10.0.0.5"}
@@ -151,6 +152,7 @@ def decide(
     since: float = 0.0,
     claims: tuple[ClaimRule, ...] = (),
     own_ports: Iterable[int] = (),
+    shares: Mapping[str, Shares] | None = None,
 ) -> Plan:
     """`states`: by container name, healthy when it is not there, None for one that was never probed."""
     return planner.plan(
@@ -166,6 +168,7 @@ def decide(
             now_unix=now,
             claims=claims,
             own_ports=frozenset(own_ports),
+            shares=shares or {},
         )
     )
 

@@ -20,9 +20,11 @@ from proxyctl import cli, config, values
 from proxyctl.cli import BROKEN_PIPE, compose, options
 from proxyctl.model import CycleReport, CycleResult, RejectionReason, RouteTable, TargetState
 from proxyctl.plan import labels, vhosts
+from proxyctl.plan.rollout import TRANSITIONS
 from proxyctl.serve import api, page, views
 from proxyctl.serve.metrics import METRICS, STAGES, Metrics
 from proxyctl.serve.standing import Place, Standing
+from proxyctl.versions import FailureReason, Rollout, Strategy, Told, Verb
 from tests.unit.make import REPOSITORY, container, defaults, site
 
 PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md"))))
@@ -42,6 +44,7 @@ CALLS = {
     "exec_inspect": ("GET /exec/{id}/json",),
     "kill": ("POST /containers/{id}/kill",),
     "start": ("POST /containers/{id}/start",),
+    "stop": ("POST /containers/{id}/stop",),
     "connect_container_to_network": ("POST /networks/{id}/connect",),
     "disconnect_container_from_network": ("POST /networks/{id}/disconnect",),
     "pull": ("POST /images/create",),
@@ -129,10 +132,6 @@ def test_defaults_of_labels_are_those_of_the_code() -> None:
         assert labels.TARGET_KEYS[f"health.{key}"](row[1].rpartition(": ")[2]) == getattr(config.Health(), key)
 
 
-def test_labels_that_come_later_are_named_as_refused() -> None:
-    assert sorted(codes(section("docs/labels.md", "Not yet"))) == sorted(labels.LATER_KEYS)
-
-
 def test_limits_of_labels_are_those_of_the_code() -> None:
     assert f"{labels.MAX_HOSTS} at the most" in section("docs/labels.md", "Route")
     assert f"{labels.MAX_ROUTES} routes at the most" in section("docs/labels.md", "More than one route")
@@ -162,7 +161,7 @@ def test_every_reason_of_a_rejection_is_documented() -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_every_label_that_a_page_names_exists(name: str) -> None:
     marks_nginx = {"nginx"}
-    known = {*labels.ROUTE_KEYS, *labels.TARGET_KEYS, *labels.CONTAINER_KEYS, *labels.LATER_KEYS} | MISSPELT | marks_nginx
+    known = {*labels.ROUTE_KEYS, *labels.TARGET_KEYS, *labels.CONTAINER_KEYS} | MISSPELT | marks_nginx
     named = re.findall(r"(?<![\w/.-])proxyctl\.([a-z][A-Za-z.-]*?)(?=[=`:,?]|\s|$)", read(name))
     assert {re.sub(r"^routes\.[A-Za-z-]+\.", "", key) for key in named} - {""} <= known
 
@@ -323,14 +322,33 @@ def test_states_and_results_are_those_of_the_code() -> None:
 
 def standing() -> Standing:
     """One site and no nginx."""
-    return Standing(Place("1", "", "proxyctl", 30, 0), True, None, "", True, 0, "", True, site(), RouteTable())
+    told = Told("web", Rollout(active="v1"), (), {"v1": 100}, "v1 is live")
+    return Standing(
+        Place("1", "", "proxyctl", 30, 0), True, None, "", True, 0, "", True, site(), RouteTable(), rollouts=(told,)
+    )
 
 
 def exposed_metrics() -> dict[str, tuple[str, set[str]]]:
     """Type and labels of each metric of our own, as a scrape shows them."""
     metrics = Metrics(standing)
     metrics.event("start")
-    metrics(CycleReport(1, time.time(), (), "live", "d", (), "", (), {"read": 0.1}, 0.1, 1))
+    metrics(
+        CycleReport(
+            1,
+            time.time(),
+            (),
+            "live",
+            "d",
+            (),
+            "",
+            (),
+            {"read": 0.1},
+            0.1,
+            1,
+            rolled_back=(("web", "died"),),
+            drains_cut=("web",),
+        )
+    )
     found: dict[str, tuple[str, set[str]]] = {}
     for family in text_string_to_metric_families(metrics.text("", [])[0].decode()):
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -362,6 +380,13 @@ def test_every_metric_that_a_page_names_exists(name: str) -> None:
 def test_every_endpoint_is_documented() -> None:
     assert firsts(tables(read("docs/http-api.md"))[0]) == list(api.ENDPOINTS)
     assert firsts(tables(section("docs/http-api.md", "Changes"))[0]) == list(api.CHANGES)
+
+
+def test_phases_words_and_reasons_of_versions_are_those_of_the_code() -> None:
+    assert firsts(rows("docs/rollouts.md", "The machine")) == list(TRANSITIONS)
+    assert firsts(rows("docs/rollouts.md", "How traffic moves")) == list(get_args(Strategy))
+    assert sorted(firsts(rows("docs/rollouts.md", "When a version is bad"))) == sorted(get_args(FailureReason))
+    assert firsts(rows("docs/commands.md", "proxyctl rollout")) == [verb for verb in get_args(Verb) if verb != "maintenance"]
 
 
 @pytest.mark.parametrize("name", PAGES)

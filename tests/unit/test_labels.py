@@ -8,6 +8,7 @@ import pytest
 
 from proxyctl.model import HealthCheck, RouteSpec
 from proxyctl.plan import labels
+from proxyctl.versions import Settings
 from tests.unit import hostile, make
 from tests.unit.labelled import only_rejection, only_route, parse
 
@@ -144,13 +145,22 @@ def test_a_typo_in_the_only_named_route_does_not_open_a_default_one() -> None:
     assert [r.route for r in found.rejections] == ["admin"]
 
 
-@pytest.mark.parametrize("key", labels.LATER_KEYS)
-def test_a_label_of_a_later_release_is_refused_so_that_nobody_believes_it_works(key: str) -> None:
-    rejection = only_rejection({"host": "a.example", key: "1"})
-    assert (rejection.reason, rejection.label) == ("unsupported", f"proxyctl.{key}")
+def test_how_a_version_wants_to_be_rolled_out() -> None:
+    said = {"rollout": "Canary", "rollout.bake": "1m", "rollout.steps": "10, 50", "rollout.retire": "stop", "rollout.drain": "5m"}
+    spec = parse({"host": "a.example", "version": "v2", **said}).spec
+    assert spec
+    assert (spec.version, spec.rollout) == ("v2", Settings("canary", 60.0, 60.0, "stop", (10, 50), 300.0))
+    plain = parse({"host": "a.example"}).spec
+    assert plain
+    assert (plain.version, plain.rollout) == (None, Settings())
 
 
-@pytest.mark.parametrize("key", [*labels.CONTAINER_KEYS, *labels.LATER_KEYS])
+@pytest.mark.parametrize("steps", ["", "0", "100", "50,25", "5,5", "5;25"])
+def test_steps_of_a_canary_are_percents_that_rise(steps: str) -> None:
+    assert only_rejection({"host": "a.example", "rollout.steps": steps}).reason == "bad-value"
+
+
+@pytest.mark.parametrize("key", labels.CONTAINER_KEYS)
 def test_a_label_of_the_container_inside_a_route_is_refused(key: str) -> None:
     found = parse({"host": "a.example", "routes.x.host": "b.example", f"routes.x.{key}": "true"})
     (rejection,) = found.rejections

@@ -119,16 +119,16 @@ async def test_targets_are_counted_once_for_a_service_in_their_worst_state(desk:
     said = {"service": "shop", "routes.a.host": "a.example", "routes.b.host": "b.example"}
     desk.decide([container("one", said), container("two", said, networks={"front": "10.0.0.6"})], {"two": "unhealthy"})
     value = await scrape(desk)
-    found = {state: value("targets", service="shop", state=state) for state in get_args(TargetState)}
+    found = {state: value("targets", service="shop", version="", state=state) for state in get_args(TargetState)}
     assert found == {"healthy": 1, "unhealthy": 1, "warming": 0, "stopping": 0, "down": 0}
 
 
 async def test_services_past_the_first_five_hundred_are_one(desk: Desk) -> None:
     desk.decide([container(f"s{n:04}", {"host": f"h{n}.example"}) for n in range(MOST_SERVICES + 20)])
     value = await scrape(desk)
-    assert value("targets", service="s0499", state="healthy") == 1
-    assert value("targets", service="s0500", state="healthy") is None
-    assert value("targets", service=OTHER, state="healthy") == 20
+    assert value("targets", service="s0499", version="", state="healthy") == 1
+    assert value("targets", service="s0500", version="", state="healthy") is None
+    assert value("targets", service=OTHER, version="", state="healthy") == 20
 
 
 async def test_rejections_are_counted_by_reason(desk: Desk) -> None:

@@ -273,15 +273,30 @@ def test_a_container_that_asks_for_everything_gets_what_is_free_and_the_rest_is_
 
 # ---------------------------------------------------------------- a planner that remembers
 
+shares = st.dictionaries(st.sampled_from(["", "v1", "v2"]), st.sampled_from([5, 50, 95]), min_size=1, max_size=2)
+versions = st.sampled_from([{}, {}, {"version": "v1"}, {"version": "v2", "service": "web"}])
 events = st.one_of(
-    st.tuples(st.just("put"), st.integers(0, 5), few, states, st.sampled_from(["", "shop/web", "other/web"])),
+    st.tuples(
+        st.just("put"),
+        st.integers(0, 5),
+        st.builds(dict.__or__, few, versions),
+        states,
+        st.sampled_from(["", "shop/web", "other/web"]),
+    ),
     st.tuples(st.just("remove"), st.integers(0, 5)),
     st.tuples(st.just("health"), st.integers(0, 5), standing),
     st.tuples(st.just("stopping"), st.sets(st.integers(0, 5), max_size=2)),
     st.tuples(st.just("later"), st.sampled_from([0.5, 4.0, 11.0, 400.0])),
     st.tuples(st.just("published")),
     st.tuples(st.just("other owners"), owners),
+    st.tuples(st.just("shares"), st.dictionaries(st.sampled_from(["web", "shop.web"]), shares, max_size=2)),
+    st.tuples(st.just("maintenance"), st.frozensets(st.sampled_from(["web", "shop.web", "c1"]), max_size=2)),
 )
+
+
+def versions_of(one: planner.Planner, inputs: routes.Inputs) -> dict[str, tuple[bool, list[str]]]:
+    services = ("web", "shop.web", "api", *(container.name for container in inputs.snapshot.containers.values()))
+    return {name: (one.is_versioned(name), sorted(map(str, one.replicas(inputs, name)))) for name in services}
 
 
 @given(happened=st.lists(events, max_size=12))
@@ -293,6 +308,8 @@ def test_a_planner_that_remembers_decides_as_one_that_does_not(happened: list[tu
     owned: Mapping[str, Owner] = {}
     stopping: frozenset[str] = frozenset()
     published: frozenset[str] = frozenset()
+    carrying: Mapping[str, Mapping[str, int]] = {}
+    closed: frozenset[str] = frozenset()
     now = NOW
     plan: Plan | None = None
     for event in happened:
@@ -321,6 +338,10 @@ def test_a_planner_that_remembers_decides_as_one_that_does_not(happened: list[tu
                 published = frozenset(places(plan.table))
             case ("other owners", others):
                 owned = others
+            case ("shares", others):
+                carrying = others
+            case ("maintenance", services):
+                closed = services
         keys = [probe.key for probe in plan.probes] if plan else []
         judged = {key: results[key[0].container_id] for key in keys if key[0].container_id in results}
         inputs = routes.Inputs(
@@ -333,9 +354,13 @@ def test_a_planner_that_remembers_decides_as_one_that_does_not(happened: list[tu
             unjoinable={},
             published=published,
             now_unix=now,
+            shares=carrying,
+            maintenance=closed,
         )
         plan = remembering.plan(inputs)
-        assert plan == planner.plan(inputs)
+        anew = planner.Planner()
+        assert plan == anew.plan(inputs)
+        assert versions_of(remembering, inputs) == versions_of(anew, inputs)
         owned = plan.owners
 
 

@@ -1,0 +1,65 @@
+"""`proxyctl wait`: until a version has passed its bake, for the step after `docker compose up` in a pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from proxyctl.cli.asking import ask
+from proxyctl.cli.options import DONE, NEGATIVE, TIMED_OUT, USAGE, Command, Options, Stop, duration
+from proxyctl.cli.output import say
+
+if TYPE_CHECKING:
+    from proxyctl.cli.client import Client
+    from proxyctl.serve.views import Rollout
+
+EVERY = 0.1
+CERTAIN = 10
+"""Looks after which a failed version has failed: a container that was started just now may not have been seen yet."""
+
+
+@click.command(cls=Command)
+@click.argument("service")
+@click.option("--version", required=True, metavar="NAME", help="The version that is to be live.")
+@click.option("--timeout", default="5m", type=duration, help="How long at the most (5m).")
+@click.option("--drained", is_flag=True, help="Until nothing of nginx knows the old version either: it may be stopped then.")
+@click.pass_obj
+def wait(options: Options, service: str, version: str, timeout: float, *, drained: bool) -> int:
+    """Wait until a version is live and past its bake."""
+    end = time.monotonic() + timeout
+
+    async def follow(client: Client) -> tuple[int, str]:
+        previous, last, bad = "", "nothing is known of it yet", 0
+        while True:
+            found = next((each for each in (await client.rollouts()).rollouts if each.service == service), None)
+            if found:
+                if version not in (found.active, ""):
+                    previous = found.active or ""
+                status, last = _judge(found, version, drained=drained)
+                bad = bad + 1 if status == NEGATIVE else 0
+                if status == DONE or bad > CERTAIN:
+                    return (NEGATIVE, last) if bad else (DONE, previous or found.previous or "")
+            if time.monotonic() > end:
+                return TIMED_OUT, f"not within {timeout:g} s: {last}"
+            await asyncio.sleep(EVERY)
+
+    if not version:
+        raise Stop("--version is empty", USAGE)
+    status, text = ask(options, follow)
+    if status:
+        raise Stop(f"{service}: {text}", status)
+    if text:
+        say(text)
+    return DONE
+
+
+def _judge(found: Rollout, version: str, *, drained: bool) -> tuple[int | None, str]:
+    """The exit status, once it is known, and what is to be said."""
+    failed = next((each for each in found.versions if each.version == version and each.standing == "failed"), None)
+    if failed:
+        return NEGATIVE, f"{version} failed: {failed.reason}"
+    done = found.active == version and found.state in (("idle",) if drained else ("idle", "draining", "failed"))
+    return DONE if done else None, found.outlook

@@ -1,0 +1,238 @@
+"""Versions swap on a real engine under load: nothing is lost, the old one may end as soon as it is called drained, a bad one goes
+back by itself, and a controller that is killed in the middle ends where it would have.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.engine.test_commands import proxyctl
+from tests.load import Load
+from tests.rig import Box, Controller, Rig, until
+
+FAST = {"health.path": "/health", "health.interval": "200ms", "health.rise": "1", "health.fall": "1"}
+BAKE = 2.0
+
+
+class Shop:
+    """One service whose versions replace each other."""
+
+    def __init__(self, rig: Rig, controller: Controller, service: str) -> None:
+        self.rig, self.controller, self.service = rig, controller, service
+        self.host = f"{service}.example"
+
+    def run(self, version: str, *arguments: str, name: str = "", **said: str) -> Box:
+        labels = {"host": self.host, "service": self.service, "version": version, "rollout.bake": f"{BAKE:g}s", **FAST}
+        labels |= {key.replace("_", "."): value for key, value in said.items()}
+        return self.rig.run_container(labels, name=f"{name or version}-{self.service}", args=("--name", version, *arguments))
+
+    def load(self, *, rate: float = 150, clients: int = 20) -> Load:
+        return Load(self.host, self.controller.port, new_per_second=rate, keepalive_clients=clients, timeout=5)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What `proxyctl status --json` says of it."""
+        found = json.loads(proxyctl(self.controller, "status", "--json").stdout)["rollouts"]
+        return next((each for each in found if each["service"] == self.service), {})
+
+    def until(self, state: str, active: str, within: float = 15.0) -> None:
+        until(lambda: (self.told.get("state"), self.told.get("active")) == (state, active), within, f"{state} {active}", 0.1)
+
+    def say(self, *words: str) -> str:
+        done = proxyctl(self.controller, *words)
+        assert done.returncode == 0, done
+        return done.stdout
+
+    def reason(self, version: str) -> str:
+        return next(str(each["reason"]) for each in self.told["versions"] if each["version"] == version)
+
+
+@pytest.fixture
+def shop(rig: Rig, controller: Controller, request: pytest.FixtureRequest) -> Iterator[Shop]:
+    made = Shop(rig, controller, f"shop{abs(hash(request.node.name)) % 10_000}")
+    first = made.run("v1")
+    controller.wait_for(made.host, backend="v1")
+    made.first = first  # type: ignore[attr-defined]
+    yield made
+    for container in rig.client.containers(all=True, filters={"label": f"{rig.prefix}.service={made.service}"}):
+        rig.client.remove_container(container["Id"], force=True)
+
+
+def first(shop: Shop) -> Box:
+    box: Box = shop.first  # type: ignore[attr-defined]
+    return box
+
+
+def again(controller: Controller) -> None:
+    """SIGKILL, and the next one answers."""
+    controller.kill()
+    controller.start()
+    until(lambda: proxyctl(controller, "status").returncode == 0, 30, "a controller that answers", 0.2)
+
+
+# ---------------------------------------------------------------- swaps
+
+
+def test_a_swap_under_load_loses_nothing_though_the_old_one_dies_as_soon_as_it_is_called_drained(shop: Shop) -> None:
+    old = first(shop)
+    with shop.load() as load:
+        for number in (2, 3):
+            new = shop.run(f"v{number}", "--boot-delay", "300ms")
+            waited = proxyctl(shop.controller, "wait", shop.service, "--version", f"v{number}", "--drained", "--timeout", "30s")
+            assert (waited.returncode, waited.stdout) == (0, f"v{number - 1}\n"), waited
+            dead = time.monotonic()
+            old.kill()
+            time.sleep(0.5)
+            assert load.report.answers[f"v{number - 1}"].last < dead
+            old = new
+    report = load.stop()
+    assert report.lost_of() == 0, report
+    assert set(report.answers) == {"v1", "v2", "v3"}, report
+
+
+def test_manual_waits_for_the_word_and_rollback_brings_the_old_one_back(shop: Shop) -> None:
+    with shop.load() as load:
+        shop.run("v2", rollout="manual")
+        shop.until("ready", "v1")
+        assert "v2" not in load.report.answers
+        assert "v2 is promoted" in shop.say("rollout", "promote", shop.service, "--why", "tested")
+        until(lambda: shop.told["active"] == "v2", 15, "the end of the bake", 0.1)
+        again = proxyctl(shop.controller, "rollout", "promote", shop.service)
+        assert (again.returncode, "no version is ready" in again.stderr) == (1, True), again
+        assert "v2 is rolled back to v1" in shop.say("rollout", "rollback", shop.service, "--why", "prices are wrong")
+        shop.until("idle", "v1", 30)
+        assert "prices are wrong" in shop.reason("v2")
+    assert load.stop().lost_of() == 0, load.report
+    assert "prices are wrong" in proxyctl(shop.controller, "history").stdout
+
+
+def test_a_canary_gets_its_share_in_steps(shop: Shop) -> None:
+    with shop.load(rate=200, clients=0) as load:
+        shop.run("v2", rollout="canary", rollout_steps="20")
+        until(lambda: "v2" in load.report.answers, 10, "the first step")
+        before = {name: each.count for name, each in load.report.answers.items()}
+        time.sleep(1.2)
+        after = load.report.answers
+        share = (after["v2"].count - before["v2"]) / sum(after[name].count - before[name] for name in before)
+        assert 0.1 < share < 0.3, share
+        assert proxyctl(shop.controller, "wait", shop.service, "--version", "v2", "--timeout", "30s").returncode == 0
+    assert load.stop().lost_of() == 0, load.report
+
+
+def test_a_drained_version_is_stopped_where_that_is_wanted(shop: Shop) -> None:
+    shop.run("v2", rollout_retire="stop")
+    until(lambda: first(shop).inspect()["State"]["Status"] == "exited", 20, "the end of the old version")
+    assert shop.controller.ask(shop.host).backend == "v2"
+
+
+def test_compose_recreates_the_container_and_traffic_goes_to_the_first_healthy_new_one(shop: Shop) -> None:
+    first(shop).remove()
+    shop.run("v2", rollout="manual")
+    shop.controller.wait_for(shop.host, backend="v2")
+    shop.until("idle", "v2")
+
+
+def test_maintenance_and_freeze(shop: Shop) -> None:
+    shop.say("maintenance", "on", shop.service)
+    assert "Maintenance" in shop.controller.wait_for(shop.host, 503).body
+    again(shop.controller)
+    assert "Maintenance" in shop.controller.wait_for(shop.host, 503).body
+    shop.say("freeze")
+    shop.say("maintenance", "off", shop.service)
+    shop.controller.wait_for(shop.host, backend="v1")
+    shop.run("v2")
+    time.sleep(1)
+    assert shop.controller.ask(shop.host).backend == "v1"
+    shop.say("unfreeze")
+    shop.controller.wait_for(shop.host, backend="v2")
+
+
+# ---------------------------------------------------------------- bad versions
+
+
+def test_one_that_never_gets_healthy_never_gets_traffic(shop: Shop) -> None:
+    with shop.load() as load:
+        box = shop.run("v2", "--boot-delay", "60s", rollout_deadline="2s")
+        waited = proxyctl(shop.controller, "wait", shop.service, "--version", "v2", "--timeout", "30s")
+        assert waited.returncode == 1, waited
+        assert "not healthy within 2 s" in waited.stderr
+    report = load.stop()
+    assert (report.lost_of(), set(report.answers)) == (0, {"v1"}), report
+    box.remove()
+
+
+@pytest.mark.parametrize("how", ["dies", "hangs", "turns 503", "flaps"])
+def test_one_that_turns_bad_in_its_bake_goes_back_by_itself(shop: Shop, how: str) -> None:
+    with shop.load() as load:
+        box = shop.run("v2", rollout_bake="30s")
+        until(lambda: "v2" in load.report.answers, 10, "the swap")
+        shop.until("verifying", "v1")
+        turned = time.monotonic()
+        if how == "dies":
+            box.kill()
+        else:
+            box.tell("/set?health=hang" if how == "hangs" else "/set?health=503")
+        shop.until("failed", "v1")
+        if how == "flaps":
+            box.tell("/set?health=200")
+            time.sleep(1.5)
+        assert shop.told["state"] == "failed", "latched"
+        before = load.report.answers["v1"].count
+        shop.controller.wait_for(shop.host, backend="v1")
+        assert load.report.answers["v1"].count > before
+        assert shop.reason("v2")
+    report = load.stop()
+    assert how == "dies" or not report.lost_of(), report
+    assert all(turned <= loss.ended <= turned + 1 for loss in report.losses), report
+    print(f"{how}: {report}; {shop.reason('v2')}")
+
+
+def test_a_standby_takes_over_when_the_whole_active_version_dies(shop: Shop) -> None:
+    box = shop.run("v2")
+    shop.until("idle", "v2", 20)
+    box.kill()
+    shop.controller.wait_for(shop.host, backend="v1", within=3)
+
+
+# ---------------------------------------------------------------- a controller that is killed
+
+
+@pytest.mark.parametrize("state", ["warming", "ready", "cutting", "verifying", "draining"])
+def test_a_controller_that_is_killed_ends_where_it_would_have(shop: Shop, state: str) -> None:
+    with shop.load() as load:
+        shop.run("v2", "--boot-delay", "1s" if state == "warming" else "0s", rollout="manual" if state == "ready" else "auto")
+        saved = shop.controller.directory / "state" / "state.json"
+
+        def reached() -> bool:
+            body = json.loads(saved.read_bytes())["body"]
+            return bool(body["rollouts"].get(shop.service, {}).get("phase") == state)
+
+        until(reached, 15, state, every=0.002)
+        again(shop.controller)
+        if state == "ready":
+            shop.until("ready", "v1")
+            shop.say("rollout", "promote", shop.service)
+        waited = proxyctl(shop.controller, "wait", shop.service, "--version", "v2", "--drained", "--timeout", "40s")
+        assert waited.returncode == 0, waited
+        first(shop).kill()
+        time.sleep(0.5)
+    assert load.stop().lost_of() == 0, load.report
+
+
+def test_connections_that_drain_for_too_long_are_cut_and_told(shop: Shop) -> None:
+    with socket.create_connection(("127.0.0.1", shop.controller.port), timeout=60) as connection:
+        connection.sendall(f"GET /slow?ms=60000 HTTP/1.1\r\nHost: {shop.host}\r\n\r\n".encode())
+        time.sleep(0.5)
+        began = time.monotonic()
+        shop.run("v2", rollout_drain="1s")
+        waited = proxyctl(shop.controller, "wait", shop.service, "--version", "v2", "--drained", "--timeout", "30s")
+        assert waited.returncode == 0, waited
+        assert connection.recv(1) == b"", "the old worker has ended"
+        assert time.monotonic() - began < 30
+    assert f"{shop.service}: connections to the old version were cut after 1 s" in proxyctl(shop.controller, "history").stdout

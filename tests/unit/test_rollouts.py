@@ -1,0 +1,214 @@
+"""Versions in a whole controller: what is published, what is kept, what is said; against a simulated nginx and engine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxyctl.model import Container, RouteTable, VirtualHost
+from proxyctl.plan import planner, routes
+from proxyctl.plan import rollout as machine
+from proxyctl.versions import Illegal, Word
+from tests.unit import make
+from tests.unit.controlled import RELIST, WEB, Rig, site
+from tests.unit.make import Standing, container, decide, location, places, routed, serving
+
+OLD_ADDRESS, NEW_ADDRESS = "10.0.0.11", "10.0.0.12"
+
+
+def shop(version: str, address: str, created: float, **said: str) -> Container:
+    text = {"service": "shop", "version": version, "rollout.bake": "0s"} | {k.replace("_", "."): v for k, v in said.items()}
+    return site(f"shop-{version}", "shop.example", address, created=created, said=text)
+
+
+V1 = shop("v1", OLD_ADDRESS, 1.0)
+V2 = shop("v2", NEW_ADDRESS, 2.0)
+MANUAL = shop("v2", NEW_ADDRESS, 2.0, rollout="manual", rollout_bake="1h")
+
+
+async def up(rig: Rig, *containers: Container) -> None:
+    await rig.cycle(RELIST, *containers)
+    assert rig.controller.in_sync
+    rig.engine.calls.clear()
+
+
+def saved(rig: Rig) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((rig.engine.directory / "state" / "state.json").read_bytes())["body"]["rollouts"]
+    return found
+
+
+async def settled(rig: Rig, *, workers_exit: bool = True) -> None:
+    for _ in range(4):
+        rig.nginx.ending = [] if workers_exit else rig.nginx.ending
+        await rig.cycle()
+
+
+async def test_a_new_version_takes_the_place_of_the_old_one_and_is_not_mixed_with_it(rig: Rig) -> None:
+    await up(rig, V1, WEB)
+    assert OLD_ADDRESS in rig.served()
+    await rig.cycle(RELIST, V2)
+    assert NEW_ADDRESS in rig.served()
+    assert OLD_ADDRESS not in rig.served()
+    await settled(rig)
+    assert (saved(rig)["shop"]["phase"], saved(rig)["shop"]["active"]) == ("idle", "v2")
+    assert [line for report in rig.reports for line in report.rollouts][-2:] == [
+        "shop: v2 has passed its bake; v1 drains",
+        "shop: v1 is drained",
+    ]
+    assert "web" not in saved(rig), "a service without versions has no machine"
+
+
+async def test_what_is_intended_is_on_the_disk_before_nginx_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await up(rig, V1)
+    phases = []
+    promote = rig.parts.reference.promote
+
+    async def watched(*arguments: Any) -> Any:
+        phases.append(saved(rig)["shop"]["phase"])
+        return await promote(*arguments)
+
+    monkeypatch.setattr(rig.parts.reference, "promote", watched)
+    await rig.cycle(RELIST, V2)
+    assert phases == ["cutting"]
+
+
+async def test_a_word_is_kept_over_a_restart(rig: Rig) -> None:
+    await up(rig, V1)
+    await rig.cycle(RELIST, MANUAL)
+    assert NEW_ADDRESS not in rig.served()
+    outlook = await rig.controller.say("shop", Word("promote", who="kim", why="tested"))
+    assert outlook == "v2 is promoted (kim: tested); traffic goes to v2; nginx has not proved it yet"
+    rig.build()
+    await rig.cycle()
+    assert NEW_ADDRESS in rig.served()
+    assert OLD_ADDRESS not in rig.served()
+
+
+async def test_what_is_not_possible_is_said_and_changes_nothing(rig: Rig) -> None:
+    await up(rig, V1, WEB)
+    before = rig.controller.state
+    for service, verb, why in (
+        ("shop", "promote", "no version is ready"),
+        ("web", "promote", "no versions"),
+        ("x", "retry", "no service"),
+    ):
+        with pytest.raises(Illegal, match=why):
+            await rig.controller.say(service, Word(verb))  # type: ignore[arg-type]
+    assert rig.controller.state == before
+
+
+async def test_maintenance_is_answered_by_nginx_also_without_versions(rig: Rig) -> None:
+    await up(rig, WEB)
+    await rig.controller.say("web", Word("maintenance", 1))
+    await rig.cycle()
+    assert "Maintenance" in rig.served()
+    rig.build()
+    await rig.cycle()
+    assert "Maintenance" in rig.served()
+    await rig.controller.say("web", Word("maintenance", 0))
+    await rig.cycle()
+    assert "Maintenance" not in rig.served()
+
+
+async def test_frozen_nothing_is_swapped(rig: Rig) -> None:
+    await up(rig, V1)
+    await rig.controller.freeze(on=True, by="")
+    await rig.cycle(RELIST, V2)
+    assert OLD_ADDRESS in rig.served()
+    await rig.controller.freeze(on=False, by="")
+    await rig.cycle()
+    assert NEW_ADDRESS in rig.served()
+
+
+async def test_a_drained_version_is_stopped_once_where_that_is_wanted(rig: Rig) -> None:
+    await up(rig, V1)
+    await rig.cycle(RELIST, shop("v2", NEW_ADDRESS, 2.0, rollout_retire="stop"))
+    await settled(rig)
+    assert set(rig.engine.did("stop")) == {(V1.id,)}
+
+
+async def test_a_version_is_not_drained_while_an_old_worker_knows_it(rig: Rig) -> None:
+    await up(rig, V1)
+    await rig.cycle(RELIST, V2)
+    await settled(rig, workers_exit=False)
+    assert saved(rig)["shop"]["phase"] == "draining"
+    await settled(rig)
+    assert saved(rig)["shop"]["phase"] == "idle"
+
+
+async def test_machines_are_not_asked_while_nothing_happens(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await up(rig, V1)
+    await settled(rig)
+
+    def never(*_: object) -> Any:
+        raise AssertionError("stepped")
+
+    monkeypatch.setattr(machine, "step", never)
+    assert (await rig.cycle()).error == ""
+
+
+# ---------------------------------------------------------------- which versions are served
+
+
+def version(name: str, said: str, address: str, created: float, **more: str) -> Container:
+    labels = {"host": "a.example", "service": "web", "version": said} | more
+    return container(name, labels, networks={"front": address}, created=created)
+
+
+ONE, TWO = version("one", "v1", "10.0.0.1", 1.0), version("two", "v2", "10.0.0.2", 2.0)
+
+
+def decided(*containers: Container, **shares: dict[str, int]) -> RouteTable:
+    return decide(containers, shares=shares).table
+
+
+def test_only_versions_with_a_share_are_served() -> None:
+    assert serving(decided(ONE, TWO)) == {"a.example/": ["one", "two"]}
+    assert serving(decided(ONE, TWO, web={"v2": 100})) == {"a.example/": ["two"]}
+
+
+def test_shares_of_versions_do_not_depend_on_how_many_containers_they_have() -> None:
+    three = version("three", "v2", "10.0.0.3", 3.0, weight="3")
+    (place,) = places(decided(ONE, TWO, three, web={"v1": 80, "v2": 20})).values()
+    assert {t.container: t.weight for t in place.serving} == {"one": 16, "two": 1, "three": 3}
+
+
+def test_a_path_that_only_one_version_has_comes_and_goes_with_it() -> None:
+    more = version("more", "v2", "10.0.0.3", 3.0, path="/new")
+    assert serving(decided(ONE, TWO, more, web={"v1": 100})) == {"a.example/": ["one"]}
+    assert serving(decided(ONE, TWO, more, web={"v2": 100})) == {"a.example/": ["two"], "a.example/new": ["more"]}
+
+
+def test_a_new_version_may_speak_otherwise() -> None:
+    new = version("two", "v2", "10.0.0.2", 2.0, scheme="https")
+    (place,) = places(decided(ONE, new, web={"v2": 100})).values()
+    assert (place.scheme, [t.container for t in place.serving]) == ("https", ["two"])
+    (place,) = places(decided(ONE, new)).values()
+    assert (place.scheme, [t.container for t in place.serving]) == ("http", ["one"])
+
+
+def test_who_may_not_serve_the_place_is_no_version_of_the_service() -> None:
+    stranger = container(
+        "stranger",
+        {"host": "a.example", "service": "web", "version": "v9"},
+        created=9.0,
+        compose="other/web",
+        networks={"front": "10.0.0.9"},
+    )
+    plain = container("plain", {"host": "a.example", "version": "v1"}, created=1.0, compose="web/x")
+    plain = replace(plain, labels={**plain.labels, "com.docker.compose.service": "x"})
+    snapshot = make.snapshot([plain, replace(stranger, labels={**stranger.labels, "proxyctl.service": "web.x"})])
+    inputs = routes.Inputs(snapshot, Standing({}), {}, make.view(), make.defaults(), True, {}, frozenset(), make.NOW)
+    one = planner.Planner()
+    one.plan(inputs)
+    assert [replica.version for replica in one.replicas(inputs, "web.x")] == ["v1"]
+
+
+def test_maintenance_is_a_page_of_its_own() -> None:
+    what = RouteTable((VirtualHost("a.example", (replace(location("/", routed(serving=False)), maintenance=True),)),))
+    text = "".join(file.text for file in make.render(what).objects.values())
+    assert "Maintenance" in text
+    assert "proxy_pass" not in text
