@@ -370,7 +370,7 @@ def reboot(machine: Machine) -> Rebooted:
     def ready() -> bool:
         return machine.ask("ready.proxyctl.invalid", "/-/ready").status == 200
 
-    assert ready()
+    until(ready, BACK_WITHIN, "a check that passes")
     cloning, stopping = threading.Thread(target=clone_across), threading.Thread(target=machine.box.stop, args=(120,))
     with Load(CODE, machine.port, path="/git/", new_per_second=15, keepalive_clients=0) as pages:
         cloning.start()
