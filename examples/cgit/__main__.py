@@ -79,10 +79,9 @@ def reboot(telling: Telling, machine: story.Machine) -> None:
     lost = done.pages.lost_of()
     telling.say(f"the balancer's check failed {done.told_after:.1f} s after the order to shut down")
     telling.say(f"pages until then: {lost} of {done.pages.sent_of()} lost", good=lost == 0)
-    telling.say(f"the clone ended {'in an error: ' + done.clone if done.clone else 'well'}", good=not done.clone)
-    telling.say(
-        f"down after {done.down_after:.1f} s; both sites and the check answer {done.back_after:.1f} s after the power came back"
-    )
+    telling.say(f"the clone ended after {done.clone_after:.1f} s, {done.clone or 'well'}", good=not done.clone)
+    telling.say(f"the machine was down after {done.down_after:.1f} s")
+    telling.say(f"both sites and the check answer {done.back_after:.1f} s after the power came back")
 
 
 def tell(machine: story.Machine) -> bool:
