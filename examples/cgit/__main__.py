@@ -46,8 +46,10 @@ def list_and_clone(telling: Telling, machine: story.Machine) -> None:
 def swap(telling: Telling, machine: story.Machine) -> None:
     telling.step("cgit v2 takes over while pages are read and clones run")
     done = story.swap(machine)
-    telling.say(f"v2 was started, checked and in the traffic after {done.healthy_after:.1f} s")
-    telling.say(f"v1 was stopped, and had ended what it was at after {done.stopped_after:.1f} s")
+    telling.say(
+        f"proxyctl wait cgit --version v2 --drained: it was {done.before}, and nothing knows it after {done.drained_after:.1f} s"
+    )
+    telling.say(f"v1 was stopped then; it {'still' if done.late else 'no longer'} had requests", good=not done.late)
     lost, kept = done.pages.lost_of(), done.kept.lost_of()
     telling.say(f"pages: {lost} of {done.pages.sent_of()} lost", good=lost == 0)
     telling.say(f"clones: {len(done.failures)} of {done.clones} failed; {done.across} ran across", good=not done.failures)
@@ -77,10 +79,9 @@ def reboot(telling: Telling, machine: story.Machine) -> None:
     lost = done.pages.lost_of()
     telling.say(f"the balancer's check failed {done.told_after:.1f} s after the order to shut down")
     telling.say(f"pages until then: {lost} of {done.pages.sent_of()} lost", good=lost == 0)
-    telling.say(f"the clone ended {'in an error: ' + done.clone if done.clone else 'well'}", good=not done.clone)
-    telling.say(
-        f"down after {done.down_after:.1f} s; both sites and the check answer {done.back_after:.1f} s after the power came back"
-    )
+    telling.say(f"the clone ended after {done.clone_after:.1f} s, {done.clone or 'well'}", good=not done.clone)
+    telling.say(f"the machine was down after {done.down_after:.1f} s")
+    telling.say(f"both sites and the check answer {done.back_after:.1f} s after the power came back")
 
 
 def tell(machine: story.Machine) -> bool:

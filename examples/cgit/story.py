@@ -258,21 +258,18 @@ class Swapped:
     """Of clients that keep theirs. nginx before 1.27.4 closes them at a reload, in the face of a request now and then."""
     clones: int
     across: int
-    """How many of the clones had begun before v1 was stopped and ended after."""
+    """How many of the clones had begun before v2 was started and ended after."""
     failures: tuple[str, ...]
-    healthy_after: float
-    """Seconds from `systemctl enable --now cgit@v2` until it serves."""
-    stopped_after: float
-    """Seconds from then until v1 had ended what it was at."""
+    before: str
+    """What `proxyctl wait` prints: the version that was live before."""
+    drained_after: float
+    """Seconds from `systemctl enable --now cgit@v2` until nothing of nginx knew v1."""
+    late: bool
+    """Whether v1 answered a page after that."""
 
 
 def swap(machine: Machine) -> Swapped:
-    """cgit v2 beside v1, tested, and v1 stopped, while pages are read and clones run."""
-
-    def serves() -> bool:
-        targets = (t for route in machine.status()["routes"] if route["path"] == "/git" for t in route["targets"])
-        return any(target["container"] == "cgit-v2" and target["serving"] for target in targets)
-
+    """cgit v2 beside v1, tested, in its place, and v1 stopped when it is drained, while pages are read and clones run."""
     with ExitStack() as stack:
         clones = stack.enter_context(Clones(machine))
         pages = stack.enter_context(Load(CODE, machine.port, path="/git/", new_per_second=15, keepalive_clients=0))
@@ -282,15 +279,13 @@ def swap(machine: Machine) -> Swapped:
         time.sleep(3)
         began = time.monotonic()
         machine.systemctl("enable", "--now", "cgit@v2")
-        until(serves, BACK_WITHIN, "v2 in the traffic", every=0.1)
-        healthy = time.monotonic()
+        before = machine.run("proxyctl", "wait", "cgit", "--version", "v2", "--drained").strip()
+        drained = time.monotonic()
         machine.systemctl("disable", "--now", "cgit@v1")
-        stopped = time.monotonic()
-        time.sleep(2)
-    across = sum(start < healthy and end > healthy for start, end in clones.done)
-    return Swapped(
-        pages.report, kept.report, len(clones.done), across, tuple(clones.failures), healthy - began, stopped - healthy
-    )
+        time.sleep(1)
+    across = sum(start < began < end for start, end in clones.done)
+    failures, late = tuple(clones.failures), pages.report.answers["cgit-v1"].last > drained
+    return Swapped(pages.report, kept.report, len(clones.done), across, failures, before, drained - began, late)
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +370,7 @@ def reboot(machine: Machine) -> Rebooted:
     def ready() -> bool:
         return machine.ask("ready.proxyctl.invalid", "/-/ready").status == 200
 
-    assert ready()
+    until(ready, BACK_WITHIN, "a check that passes")
     cloning, stopping = threading.Thread(target=clone_across), threading.Thread(target=machine.box.stop, args=(120,))
     with Load(CODE, machine.port, path="/git/", new_per_second=15, keepalive_clients=0) as pages:
         cloning.start()

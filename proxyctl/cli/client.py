@@ -16,7 +16,8 @@ import msgspec
 
 from proxyctl.serve.explain import Explanation
 from proxyctl.serve.history import Cycle, Cycles
-from proxyctl.serve.views import SCHEMA, Change, Rollouts, Status, Targets
+from proxyctl.serve.views import SCHEMA, Rollouts, Status, Targets
+from proxyctl.serve.wishes import Change
 
 T = TypeVar("T")
 TIMEOUT = 10.0

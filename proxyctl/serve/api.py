@@ -22,7 +22,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from jinja2 import TemplateError
 
-from proxyctl.serve import explain, openapi, views
+from proxyctl.serve import explain, openapi, views, wishes
 from proxyctl.serve.changes import Changes, caller
 from proxyctl.serve.feed import Feed, Full
 from proxyctl.serve.guard import Asked, Guard
@@ -341,7 +341,7 @@ class _Handlers:
         transport = request.transport
         who = caller(transport.get_extra_info("socket") if transport else None, request.remote)
         try:
-            return _json(views.Change(outlook=await change(await request.read(), who)))
+            return _json(wishes.Change(outlook=await change(await request.read(), who)))
         except OSError as error:
             return _problem(503, f"nothing has changed, since it cannot be written down: {error}")
 

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from proxyctl.serve import views
+from proxyctl.serve import wishes
 from proxyctl.values import BadValue
 from proxyctl.versions import Word
 
@@ -32,19 +32,19 @@ class Changes:
         self._controller = controller
 
     async def rollout(self, body: bytes, who: str) -> str:
-        wish = _read(body, views.RolloutWish)
+        wish = _read(body, wishes.RolloutWish)
         return await self._controller.say(wish.service, Word(wish.verb, wish.value, who, wish.why))
 
     async def freeze(self, body: bytes, who: str) -> str:
-        await self._controller.freeze(on=True, by=_by(who, _read(body, views.FreezeWish).why))
+        await self._controller.freeze(on=True, by=_by(who, _read(body, wishes.FreezeWish).why))
         return "no version is rolled out until `proxyctl unfreeze`; what protects goes on"
 
     async def unfreeze(self, body: bytes, who: str) -> str:
-        await self._controller.freeze(on=False, by=_by(who, _read(body, views.FreezeWish).why))
+        await self._controller.freeze(on=False, by=_by(who, _read(body, wishes.FreezeWish).why))
         return "versions are rolled out again"
 
     async def drain(self, body: bytes, who: str) -> str:
-        notice = _read(body, views.DrainWish).notice
+        notice = _read(body, wishes.DrainWish).notice
         await self._controller.change_drain(notice, who)
         return (
             f"/-/ready and /readyz say 503; everything is served for {notice:g} s more, then the workers of nginx end with their "
@@ -52,7 +52,7 @@ class Changes:
         )
 
     async def undrain(self, body: bytes, who: str) -> str:
-        _read(body, views.NoWish)
+        _read(body, wishes.NoWish)
         await self._controller.change_drain(None, who)
         return "/-/ready and /readyz say 200 again"
 

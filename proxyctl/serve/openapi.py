@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from proxyctl import __version__
-from proxyctl.serve import views
+from proxyctl.serve import views, wishes
 from proxyctl.serve.explain import Explanation
 from proxyctl.serve.history import KEEP, Cycles
 
@@ -38,18 +38,18 @@ QUERY: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 WISHES: Final[Mapping[str, type]] = {
-    "/api/v1/rollout": views.RolloutWish,
-    "/api/v1/freeze": views.FreezeWish,
-    "/api/v1/unfreeze": views.FreezeWish,
-    "/api/v1/host/drain": views.DrainWish,
-    "/api/v1/host/undrain": views.NoWish,
+    "/api/v1/rollout": wishes.RolloutWish,
+    "/api/v1/freeze": wishes.FreezeWish,
+    "/api/v1/unfreeze": wishes.FreezeWish,
+    "/api/v1/host/drain": wishes.DrainWish,
+    "/api/v1/host/undrain": wishes.NoWish,
 }
 """Bodies of changes."""
 
 
 def description(endpoints: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, Any]:
     """Path -> what it answers, or what it changes, in words."""
-    kinds: list[type] = [*JSON.values(), Problem, views.Change, *dict.fromkeys(WISHES.values())]
+    kinds: list[type] = [*JSON.values(), Problem, wishes.Change, *dict.fromkeys(WISHES.values())]
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     known = dict(zip(kinds, schemas, strict=True))
     problem = _answer("what is wrong, in words", "application/json", known[Problem])
@@ -64,7 +64,7 @@ def description(endpoints: Mapping[str, str], changes: Mapping[str, str]) -> dic
             responses["5XX"] = responses["503"] = _answer("why not", "text/plain", None)
         paths[path] = {"get": {"summary": words, "parameters": _parameters(path), "responses": responses}}
     for path, words in changes.items():
-        responses = {"200": _answer("what will happen", "application/json", known[views.Change]), "4XX": problem, "503": problem}
+        responses = {"200": _answer("what will happen", "application/json", known[wishes.Change]), "4XX": problem, "503": problem}
         body = {"content": {"application/json": {"schema": known[WISHES[path]]}}}
         paths[path] = {"post": {"summary": words, "requestBody": body, "responses": responses}}
     info = {"title": "proxyctl", "version": __version__}

@@ -7,18 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-import msgspec
+from typing import Literal
 
 from proxyctl.model import DrainPhase, Location, Rejection, RoutedTarget, TargetState
 from proxyctl.serve.standing import Standing
-from proxyctl.values import MAX_NAME
-from proxyctl.versions import Phase, Told, Verb
+from proxyctl.versions import Phase, Told
 
 SCHEMA = 1
-MAX_WHY = 500
-"""Characters of a reason."""
 
 RouteState = Literal["ok", "degraded", "fail-open", "starting", "maintenance", "down"]
 """degraded: something that should serve does not; fail-open: nothing is healthy, what is alive serves; starting: nothing has
@@ -182,41 +177,6 @@ class Rollouts:
     schema: int = SCHEMA
     frozen: bool
     rollouts: tuple[Rollout, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """The answer to a change: what will happen."""
-
-    schema: int = SCHEMA
-    outlook: str
-
-
-class NoWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a change takes that takes nothing."""
-
-
-class DrainWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What POST /api/v1/host/drain takes."""
-
-    notice: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 15.0
-    """Seconds for which everything is served on while the health address says 503."""
-
-
-class RolloutWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What POST /api/v1/rollout takes: a word about the versions of a service."""
-
-    service: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
-    verb: Verb
-    value: Annotated[int, msgspec.Meta(ge=0, le=99)] = 0
-    """Of `weight`: percent for the new version; of `maintenance`: 1 is on."""
-    why: Annotated[str, msgspec.Meta(max_length=MAX_WHY)] = ""
-
-
-class FreezeWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What POST /api/v1/freeze and unfreeze take."""
-
-    why: Annotated[str, msgspec.Meta(max_length=MAX_WHY)] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

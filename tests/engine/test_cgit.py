@@ -55,6 +55,7 @@ def test_a_new_version_takes_over_and_no_page_and_no_clone_is_lost(machine: stor
     done = story.swap(machine)
     assert (done.pages.losses, done.failures) == ((), ())
     assert done.across > 0
+    assert (done.before, done.late) == ("v1", False)
     assert done.pages.answers.keys() == {"cgit-v1", "cgit-v2"}
     assert all("closed" in loss.error for loss in done.kept.losses), "what nginx before 1.27.4 does to kept connections"
 
