@@ -225,6 +225,38 @@ def test_a_controller_that_is_killed_ends_where_it_would_have(shop: Shop, state:
     assert load.stop().lost_of() == 0, load.report
 
 
+def test_a_reboot_in_the_middle_of_a_bake_with_all_addresses_changed_ends_where_it_would_have(shop: Shop) -> None:
+    """Everything is killed; what comes up first is a stranger that takes an address, then the versions in the other order."""
+    new = shop.run("v2", rollout_bake="5s")
+    shop.until("verifying", "v1")
+    rig, nginx = shop.rig, Box(shop.rig.client, shop.controller.nginx, shop.controller.nginx)
+    before = [box.address for box in (first(shop), new)]
+    shop.controller.kill()
+    for box in (nginx, first(shop), new):
+        box.kill()
+    stranger = rig.run_container({"host": "stranger.example"}, name="stranger")
+    for box in (new, first(shop), nginx):
+        rig.client.start(box.id)
+    after = [box.address for box in (first(shop), new)]
+    assert not set(zip(before, after, strict=True)) & {(each, each) for each in before}
+    shop.controller.start()
+    waited = proxyctl(shop.controller, "wait", shop.service, "--version", "v2", "--timeout", "40s")
+    assert waited.returncode == 0, waited
+    assert {shop.controller.ask(shop.host).backend for _ in range(20)} == {"v2"}
+    assert shop.controller.ask("stranger.example").backend == "stranger"
+    stranger.remove()
+
+
+def test_a_failed_version_stays_latched_over_a_crash(shop: Shop) -> None:
+    shop.run("v2", "--boot-delay", "60s", rollout_deadline="2s")
+    shop.until("failed", "v1")
+    why = shop.reason("v2")
+    again(shop.controller)
+    shop.until("failed", "v1")
+    assert shop.reason("v2") == why
+    assert {shop.controller.ask(shop.host).backend for _ in range(20)} == {"v1"}
+
+
 def test_connections_that_drain_for_too_long_are_cut_and_told(shop: Shop) -> None:
     with socket.create_connection(("127.0.0.1", shop.controller.port), timeout=60) as connection:
         connection.sendall(f"GET /slow?ms=60000 HTTP/1.1\r\nHost: {shop.host}\r\n\r\n".encode())

@@ -22,6 +22,7 @@ from proxyctl.serve.api import CHANGES, ENDPOINTS
 from proxyctl.serve.front import Front
 from proxyctl.serve.listeners import CannotListen
 from proxyctl.serve.page import ago
+from proxyctl.versions import Failure, Known, Replica, Rollout, Settings, Told
 from tests.unit import desk as desks
 from tests.unit import make
 from tests.unit.desk import Desk
@@ -477,3 +478,18 @@ async def test_without_api_listen_there_is_no_tcp(tmp_path: Path) -> None:
     with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
         probe.connect(("127.0.0.1", desk.port))
     await front.close()
+
+
+async def test_the_page_shows_versions_and_what_comes_next(desk: Desk) -> None:
+    assert "Versions" not in (await desk.ask("/"))[1]
+    settings = Settings()
+    replicas = tuple(Replica(f"id-{v}", f"shop-{v}", v, born, "healthy", "", settings) for v, born in (("v1", 1.0), ("v2", 2.0)))
+    known = {version: Known(born, frozenset({f"id-{version}"})) for version, born in (("v1", 1.0), ("v2", 2.0))}
+    failure = Failure("died", "shop-<v2> ended", 3.0, frozenset({"id-v2"}))
+    rollout = Rollout("failed", active="v1", versions=known, failures={"v2": failure})
+    desk.held.rollouts = (Told("shop", rollout, replicas, {"v1": 100}, "v1 is live; v2 failed"),)
+    page = (await desk.ask("/"))[1]
+    assert "<h2>Versions</h2>" in page
+    assert "v1 is live; v2 failed" in page
+    assert "shop-&lt;v2&gt; ended" in page
+    assert "shop-<v2>" not in page
