@@ -144,7 +144,12 @@ class Publication:
         self._rested = min(max(self._rested, now) + 1 / RATE, now + BURST / RATE)
         with course.stage("prove"):
             self.live = self._unretired = await self._parts.reloader.reload(
-                published, nginx, self.live, self._workers(nginx), self._parts.tester.parsing
+                published,
+                nginx,
+                self.live,
+                self._workers(nginx),
+                self._parts.tester.parsing,
+                lambda: self._parts.reference.current() == published.digest,
             )
 
     def _workers(self, nginx: NginxInstance) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiohttp
@@ -67,10 +68,16 @@ class Reloader:
         """Seconds from the last signal that was heard to the first answer: no sooner than half of it is there one again."""
 
     async def reload(
-        self, published: Published, nginx: NginxInstance, before: Live | None, workers: int, parsing: float = 0.0
+        self,
+        published: Published,
+        nginx: NginxInstance,
+        before: Live | None,
+        workers: int,
+        parsing: float = 0.0,
+        is_there: Callable[[], bool] = lambda: True,
     ) -> Live:
         """Raises NotProved. `before`: what was proved last, which saves asking for its workers; `workers`: how many will come;
-        `parsing`: seconds that nginx has needed to parse as much."""
+        `parsing`: seconds that nginx has needed to parse as much; `is_there`: whether what is published still is."""
         if before and before.is_in(nginx):
             old = before.workers
         else:
@@ -87,6 +94,9 @@ class Reloader:
                 return await self._retired(published, nginx, old, began, workers)
             if time.monotonic() > log_at:
                 await self._check_log(nginx, began_unix)
+                await self._check_runs(nginx)
+                if not is_there():
+                    raise NotProved("somebody else has changed what nginx reads")
                 log_at = time.monotonic() + max(LOG_AFTER, parsing)
             if time.monotonic() > again:
                 await self._signal(nginx)
@@ -109,6 +119,8 @@ class Reloader:
             settled = len(serving) <= workers or time.monotonic() - began > SETTLE
             if serving and not serving & old and settled:
                 return Live(published.digest, nginx.id, nginx.started_at, serving, ending)
+            if not serving:
+                await self._check_runs(nginx)
             if time.monotonic() - began > GIVE_UP:
                 raise NotProved(f"{len(serving & old)} workers from before the reload still serve")
             await _pause(began)
@@ -129,6 +141,12 @@ class Reloader:
     async def is_alone(self, nginx: NginxInstance) -> bool:
         """Whether no worker is there but those that take connections."""
         return not (await self._workers(nginx))[1]
+
+    async def _check_runs(self, nginx: NginxInstance) -> None:
+        raw = await self._engine.inspect_raw(nginx.id)
+        state = raw["State"] if raw else {}
+        if not state.get("Running") or str(state.get("StartedAt")) != nginx.started_at:
+            raise NotProved("nginx has ended meanwhile")
 
     async def living(self, nginx: NginxInstance) -> frozenset[int]:
         """Pids of all workers."""

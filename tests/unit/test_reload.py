@@ -74,6 +74,41 @@ async def test_workers_from_before_that_never_end_are_told(engine: bench.Engine)
         await reloaded(engine)
 
 
+@pytest.mark.parametrize("how", ["ended", "started again", "gone"])
+@pytest.mark.parametrize("when", ["before it answers", "before its old workers retire"])
+async def test_an_nginx_that_ends_meanwhile_is_not_waited_for(
+    engine: bench.Engine, how: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "GIVE_UP", 30.0)
+    engine.nginx.parses, engine.nginx.retires = (60.0, 0.02) if when == "before it answers" else (0.005, 60.0)
+
+    async def die() -> None:
+        await asyncio.sleep(0.1)
+        engine.nginx.serving = []
+        if how == "ended":
+            engine.status = "exited"
+        elif how == "started again":
+            engine.started += 1
+        else:
+            engine.status = ""
+
+    dying = asyncio.create_task(die())
+    began = time.monotonic()
+    with pytest.raises(NotProved, match="nginx has ended meanwhile"):
+        await reloaded(engine)
+    assert time.monotonic() - began < 2
+    await dying
+
+
+async def test_what_somebody_else_has_replaced_is_not_waited_for(engine: bench.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "GIVE_UP", 30.0)
+    engine.nginx.ignores = lambda _: True
+    began = time.monotonic()
+    with pytest.raises(NotProved, match="somebody else has changed what nginx reads"):
+        await Reloader(engine, bench.TOKEN).reload(PUBLISHED, bench.instance(engine), None, 2, is_there=lambda: False)
+    assert time.monotonic() - began < 2
+
+
 async def test_workers_that_are_shutting_down_are_no_obstacle(engine: bench.Engine) -> None:
     engine.nginx.ending = [5, 6]
     live, _ = await reloaded(engine)
