@@ -98,7 +98,8 @@ class Controller:
         """Lets the host be left, with so many seconds for the balancer to notice; None: no more. Raises OSError, and then nothing
         has changed. It holds over restarts."""
         async with self._cycling:
-            wanted = None if notice is None else self.state.drain or Drain(steady.now(), notice)
+            since = self.state.drain.since_unix if self.state.drain else 0.0
+            wanted = None if notice is None else Drain(since, notice)
             state = replace(self.state, drain=wanted)
             self._parts.store.save(state)
             self.state = state
@@ -249,7 +250,10 @@ class Controller:
         alone = phase == "ending" and await self._parts.reloader.is_alone(nginx)
         self._alone = min(self._alone, time.monotonic()) if alone else math.inf
         self._drained = phase == "ending" and (self._drained or time.monotonic() - self._alone >= LAST_BYTES)
-        if phase == "noticing":
+        if phase == "noticing" and self.state.drain:
+            if not self.state.drain.since_unix:
+                self.state = replace(self.state, drain=replace(self.state.drain, since_unix=steady.now()))
+                self._parts.store.save(self.state)
             self._later(drain.ends(self.state.drain) - steady.now() + 0.01, "the balancer has noticed")
         elif phase == "ending" and not self._drained:
             self._later(0.5, "requests end")

@@ -295,6 +295,7 @@ class Drain:
     """The host is to be left: its balancer is told, and what is under way ends. Times as in `Owner.lost_unix`."""
 
     since_unix: float
+    """When nginx was proved to say so; 0 before that."""
     notice: float
     """Seconds that the balancer needs to notice."""
 

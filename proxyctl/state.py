@@ -110,6 +110,10 @@ class StateStore:
                 self._whole = False
         return State(token=secrets.token_hex(16))
 
+    def keep(self, state: State) -> None:
+        """Beside the files that are read, for whoever wants it back. Raises OSError."""
+        write_whole(self._path.with_name("state.before-import.json"), _encode(state))
+
     def save(self, state: State) -> None:
         """Raises OSError; the state on disk is then the one before."""
         if self._whole and self._path.exists():  # what is torn must not push out the one before

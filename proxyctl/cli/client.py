@@ -62,7 +62,7 @@ class Client:
         try:
             async with request as response:
                 body, status = await response.read(), response.status
-        except (aiohttp.ClientConnectionError, OSError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise self._unreachable(error) from error
         head = _decode(body, _Schema)
         if head.schema != SCHEMA:

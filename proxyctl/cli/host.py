@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from proxyctl.cli.client import Client
 
 
+WHY = {
+    "serving": "nginx could not be told, or it was undrained meanwhile: `proxyctl status`",
+    "noticing": "the balancer still has its time",
+    "ending": "connections go on in old workers of nginx",
+}
+
+
 @click.group(cls=Group)
 def host() -> None:
     """Leave this host to its balancer, or take it back."""
@@ -43,7 +50,7 @@ def drain(options: Options, notice: float, timeout: float) -> None:
 
     phase = ask(options, wait)
     if phase != "drained":
-        raise Stop(f"not drained within {notice + timeout:g} s: {phase}; connections go on in old workers of nginx", TIMED_OUT)
+        raise Stop(f"not drained within {notice + timeout:g} s: {phase}; {WHY[phase]}", TIMED_OUT)
     say(f"drained after {time.monotonic() - began:.1f} s")
 
 

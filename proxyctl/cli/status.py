@@ -44,9 +44,11 @@ def _show(status: Status, now: float) -> None:
         say()
         table(("ROUTE", "SERVICE", "TARGETS", "STATE", ""), map(_row, status.routes))
     elif not status.error:
-        say("\nNothing is routed: give a container the label proxyctl.host=a.example, or see `proxyctl check`.")
+        say()
+        say("Nothing is routed: give a container the label proxyctl.host=a.example, or see `proxyctl check`.")
     if status.frozen:
-        say(styled("\nFrozen: no version is rolled out until `proxyctl unfreeze`", "warn"))
+        say()
+        say(styled("Frozen: no version is rolled out until `proxyctl unfreeze`", "warn"))
     if any(rollout.versions for rollout in status.rollouts):
         say()
         table(("VERSION", "SERVICE", "STANDING", "TRAFFIC", "HEALTHY", ""), _versions(status.rollouts))

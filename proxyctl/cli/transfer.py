@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def export(options: Options, file: Path) -> None:
     """Write what another host can take over.
 
-    That is who owns which host and path. Addresses, tokens and what is live belong to this host and stay here. Works while the
-    controller runs.
+    That is who owns which host and path, which versions have the traffic, and what operators said about them. Addresses, tokens
+    and what is live belong to this host and stay here. Works while the controller runs.
     """
     from proxyctl.state import exported
 
@@ -36,7 +36,7 @@ def export(options: Options, file: Path) -> None:
         else:
             file.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise Stop(f"{error.filename}: {error.strerror}", NEGATIVE) from error
+        raise Stop(f"{error.filename}: {error.strerror}" if error.filename else str(error), NEGATIVE) from error
 
 
 @click.command("import", cls=Command)
@@ -45,7 +45,8 @@ def export(options: Options, file: Path) -> None:
 def import_(options: Options, file: Path) -> None:
     """Take over what `export` wrote on another host.
 
-    The controller must not run meanwhile. What was settled here before is replaced, and kept in state.previous.json.
+    The controller must not run meanwhile. What was settled here before is replaced, and kept in
+    state.before-import.json.
     """
     from msgspec import MsgspecError
 
@@ -55,7 +56,9 @@ def import_(options: Options, file: Path) -> None:
     try:
         raw = sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()
         store.acquire()
-        state = imported(raw, store.load())
+        before = store.load()
+        state = imported(raw, before)
+        store.keep(before)
         store.save(state)
         store.release()
     except HeldByAnother as error:
@@ -63,8 +66,10 @@ def import_(options: Options, file: Path) -> None:
     except (ValueError, MsgspecError) as error:
         raise Stop(f"{file} is not taken: {error}; nothing has changed", USAGE) from error
     except OSError as error:
-        raise Stop(f"{error.filename}: {error.strerror}", NEGATIVE) from error
+        raise Stop(f"{error.filename}: {error.strerror}" if error.filename else str(error), NEGATIVE) from error
     say(f"{sum('/' not in place for place in state.owners)} hosts with their owners; they hold from the controller's next start")
+    if state.frozen:
+        say("frozen: no version is rolled out until `proxyctl unfreeze`")
 
 
 def _store(options: Options) -> StateStore:

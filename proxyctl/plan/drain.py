@@ -11,7 +11,7 @@ def phase(drain: Drain | None, now_unix: float) -> DrainPhase:
     """Without `drained`, which is for nginx's workers to say."""
     if drain is None:
         return "serving"
-    return "noticing" if now_unix < ends(drain) else "ending"
+    return "noticing" if not drain.since_unix or now_unix < ends(drain) else "ending"
 
 
 def ends(drain: Drain | None) -> float:

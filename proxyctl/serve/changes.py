@@ -47,8 +47,8 @@ class Changes:
         notice = _read(body, wishes.DrainWish).notice
         await self._controller.change_drain(notice, who)
         return (
-            f"/-/ready and /readyz say 503; everything is served for {notice:g} s more, then the workers of nginx end with their "
-            "requests"
+            f"/-/ready and /readyz say 503 from the next reload on; everything is served for {notice:g} s more, then the workers "
+            "of nginx end with their requests"
         )
 
     async def undrain(self, body: bytes, who: str) -> str:
