@@ -171,3 +171,5 @@ class Told:
     replicas: tuple[Replica, ...]
     shares: Shares | None
     outlook: str
+    live: bool = False
+    """nginx was proved to give traffic so."""
