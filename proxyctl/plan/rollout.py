@@ -180,7 +180,7 @@ class Turn:
             if version != active
             and known.containers
             and version not in self.rollout.failures
-            and (known.born_unix > self.born(active) or not self.sight.started(active))
+            and known.born_unix > self.born(active)
         ]
         return max(found, key=self.born, default=None)
 
@@ -299,12 +299,15 @@ class Turn:
             better = any(sight.answers(version) for version in sight.by_version)
         if fault and better:
             self.fail(*fault)
-        elif rollout.phase == "cutting":
+            return
+        if sight.healthy(rollout.candidate):  # nothing better: what has ended is no reason to wait for ever
+            self.rollout = replace(rollout, members=frozenset(r.container_id for r in sight.started(rollout.candidate)))
+        if rollout.phase == "cutting":
             if self.seen.refused and sight.started(rollout.active):
                 self.fail("refused", self.seen.refused)
             elif self.seen.live is not None and dict(self.seen.live) == {rollout.candidate: 100}:
                 self.enter("verifying")
-        elif not fault and self._elapsed(sight.settings(rollout.candidate).bake):
+        elif sight.healthy(rollout.candidate) and self._elapsed(sight.settings(rollout.candidate).bake):
             self._settle()
 
     def _warm_again(self) -> None:

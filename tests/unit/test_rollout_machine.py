@@ -218,6 +218,50 @@ def test_one_that_turns_bad_when_the_old_one_is_gone_goes_on() -> None:
     assert w.state.active == "v2"
 
 
+def test_a_container_replaced_in_the_bake_does_not_hold_it_for_ever_when_the_old_version_is_gone() -> None:
+    w = world()
+    w.remove("v1-1")
+    each = w.start("v2", "healthy")
+    w.start("v2", "healthy")
+    w.remove(each)
+    assert (w.state.phase, w.carrying) == ("verifying", {"v2": 100})
+    w.wait(30.0)
+    assert w.state.active == "v2"
+    w.start("v3", "healthy")
+    assert w.carrying == {"v3": 100}
+
+
+def test_one_ill_container_does_not_hold_the_bake_for_ever_when_the_old_version_is_gone() -> None:
+    w = world()
+    w.remove("v1-1")
+    w.start("v2", "healthy")
+    w.turns(w.start("v2", "healthy"), "unhealthy")
+    w.wait(30.0)
+    assert w.state.active == "v2"
+
+
+def test_a_reboot_does_not_roll_the_version_before_out_again() -> None:
+    w = swapped(World(), "v1", "v2")
+    w.replicas["v2-2"] = replace(w.replicas["v2-2"], state="dead")
+    w.replicas["v1-1"] = replace(w.replicas["v1-1"], state="warming")
+    w.restart()
+    w.turns("v2-2", "healthy")
+    w.turns("v1-1", "healthy")
+    w.wait(100.0)
+    assert (w.state.phase, w.state.active, w.carrying) == ("idle", "v2", {"v2": 100})
+
+
+def test_when_the_active_version_was_removed_an_older_one_takes_over_as_soon_as_it_is_healthy() -> None:
+    w = swapped(World(settings=MANUAL), "v1")
+    w.start("v2", "healthy")
+    w.say(PROMOTE)
+    w.wait(30.0)
+    w.turns("v1-1", "warming")
+    w.remove("v2-2")
+    w.turns("v1-1", "healthy")
+    assert (w.state.phase, w.carrying) == ("verifying", {"v1": 100})
+
+
 def test_one_that_has_not_answered_since_a_restart_warms_up_again_and_is_not_blamed() -> None:
     w = world(proves=False)
     w.start("v2", "healthy")
