@@ -103,9 +103,9 @@ class Acceptance:
                 groups += _halves(group)
         return tested
 
-    def blame(self, reason: str, wanted: Served, refused: FileSet) -> None:
-        """Puts the culprits of a reload that was refused into quarantine."""
-        self._hold(reason, wanted, refused)
+    def blame(self, reason: str, wanted: Served, refused: FileSet) -> frozenset[str]:
+        """Puts the culprits of a reload that was refused into quarantine; returns them."""
+        return self._hold(reason, wanted, refused).sources
 
     def _hold(self, reason: str, wanted: Served, refused: FileSet) -> Suspects:
         """Into quarantine; returns those that were not there."""

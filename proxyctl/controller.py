@@ -226,9 +226,13 @@ class Controller:
         self._publication.drain = drain.phase(self.state.drain, steady.now())
         leaving = asyncio.create_task(self._leave(nginx, plan))
         try:
-            fileset = await self._publication.bring_live(course, plan, self._snapshot, nginx)
+            fileset = await self._publication.bring_live(course, plan, self._snapshot, nginx, self._intend)
         except PutBack as error:
-            self.rollouts.refused(error.reason)
+            self.rollouts.refused(self._planner, error.reason, error.blamed)
+            raise
+        except (NotProved, EngineUnavailable, EngineRefused):
+            if self.live is None:
+                self.rollouts.unknown()
             raise
         finally:
             await leaving
@@ -321,7 +325,7 @@ class Controller:
     def _stop_retired(self) -> None:
         """Beside the loop, since a container may take its time. One that cannot be stopped is tried again with the next step."""
         self._stops = {each: task for each, task in self._stops.items() if not task.done()}
-        for each in self.rollouts.to_stop - self._stops.keys():
+        for each in (self.rollouts.to_stop & self.rollouts.retiring) - self._stops.keys():
             self._stops[each] = asyncio.create_task(self._stop(each), name=f"stop {each[:12]}")
         self.rollouts.to_stop.clear()
 
@@ -336,8 +340,13 @@ class Controller:
         async with self._cycling:
             if self.nginx is None:
                 raise Illegal("the controller has just started and has read nothing yet: try again")
+            before, lines = dict(self.rollouts.states), list(self.rollouts.lines)
             done = self.rollouts.say(self._planner, self._inputs(self.nginx), service, word, steady.now())
-            self._save_rollouts()
+            try:
+                self._save_rollouts()
+            except OSError:
+                self.rollouts.states, self.rollouts.lines = before, lines
+                raise
             self._parts.wakes.post(Wake((f"{word.verb} {service}",), urgent=True, at=time.monotonic()))
             return "; ".join(filter(None, (done, self.rollouts.outlook(service, steady.now()))))
 
@@ -353,7 +362,11 @@ class Controller:
         """No version is swapped in until it is off again. Raises Illegal, OSError."""
         async with self._cycling:
             self.rollouts.freeze(on, by)
-            self._save_rollouts()
+            try:
+                self._save_rollouts()
+            except OSError:
+                self.rollouts.frozen = not on
+                raise
             self._parts.wakes.post(Wake(("freeze" if on else "unfreeze",), at=time.monotonic()))
 
     # ------------------------------------------------------------ another configuration
@@ -419,6 +432,17 @@ class Controller:
             self.nginx = None
             await self._parts.nginx.leave(nginx, left)
             self.state = replace(self.state, joined=self.state.joined - left)
+
+    def _intend(self, table: RouteTable) -> None:
+        """Saves what nginx is about to be told beside what it knows, so that a crash before the proof forgets no target."""
+        known = {id(vhost) for vhost in self.published.vhosts}
+        changed = [location for vhost in table.vhosts if id(vhost) not in known for location in vhost.locations]
+        wanted = {(t.target, location.route) for location in changed for t in location.serving}
+        news = wanted - set(self.state.live_targets) if wanted else wanted
+        if news:
+            state = replace(self.state, live_targets=(*self.state.live_targets, *sorted(news)))
+            self._parts.store.save(state)
+            self.state = state
 
     def _remember(self, plan: Plan, fileset: FileSet) -> None:
         serving = self.state.live_targets

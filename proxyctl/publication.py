@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 
 from proxyctl.acceptance import Acceptance
@@ -28,7 +29,12 @@ BURST, RATE = 20, 2.0
 
 
 class PutBack(NotProved):
-    """What was wanted cannot be live; the last good configuration is, proved."""
+    """What was wanted cannot be live; the last good configuration is, proved. `blamed`: hosts and hand-written files that nginx
+    refused; empty when nobody is known to be at fault."""
+
+    def __init__(self, reason: str, blamed: frozenset[str]) -> None:
+        super().__init__(reason)
+        self.blamed = blamed
 
 
 class Publication:
@@ -81,8 +87,11 @@ class Publication:
             self.live = self._unretired = adopted
         return adopted is not None
 
-    async def bring_live(self, course: Course, plan: Plan, snapshot: Snapshot, nginx: NginxInstance) -> FileSet:
-        """Publishes what is wanted, less what nginx refuses of it, unless that is live already."""
+    async def bring_live(
+        self, course: Course, plan: Plan, snapshot: Snapshot, nginx: NginxInstance, intend: Callable[[RouteTable], None]
+    ) -> FileSet:
+        """Publishes what is wanted, less what nginx refuses of it, unless that is live already. `intend`: is told what nginx is
+        about to be given, which it may know even when nobody is left to prove it."""
         if nginx.view.neighbours.refused:
             raise Refused(nginx.view.neighbours.refused)
         files = self.policy.operator_files
@@ -97,6 +106,7 @@ class Publication:
             course.changes = changes.between(self.table, served.table)
             if not await self._is_live(fileset, nginx, course.wake):
                 self.retirement.attempted(served.table)
+                intend(served.table)
                 await self._publish(course, tested, wanted, nginx)
         if self.table is not served.table:
             self.table = served.table
@@ -133,8 +143,8 @@ class Publication:
         try:
             await self._reload(course, published, nginx)
         except NotProved as error:
-            await self._judge(error, published, wanted, tested.draft.fileset)
-            await self._put_back(course, published, nginx, error)
+            blamed = await self._judge(error, published, wanted, tested.draft.fileset)
+            await self._put_back(course, published, nginx, error, blamed)
         course.result = "live"
         if course.wake.at:
             course.event_to_live = time.monotonic() - course.wake.at
@@ -142,11 +152,12 @@ class Publication:
     async def _reload(self, course: Course, published: Published, nginx: NginxInstance) -> None:
         now = time.monotonic()
         self._rested = min(max(self._rested, now) + 1 / RATE, now + BURST / RATE)
+        before, self.live = self.live, None  # until it is proved, whatever interrupts the proof
         with course.stage("prove"):
             self.live = self._unretired = await self._parts.reloader.reload(
                 published,
                 nginx,
-                self.live,
+                before,
                 self._workers(nginx),
                 self._parts.tester.parsing,
                 lambda: self._parts.reference.current() == published.digest,
@@ -155,24 +166,25 @@ class Publication:
     def _workers(self, nginx: NginxInstance) -> int:
         return nginx.view.neighbours.workers or self.policy.nginx.workers
 
-    async def _judge(self, error: NotProved, published: Published, wanted: Served, fileset: FileSet) -> None:
-        """Blames nobody for what nginx says about files that somebody else has changed meanwhile; mends them instead."""
+    async def _judge(self, error: NotProved, published: Published, wanted: Served, fileset: FileSet) -> frozenset[str]:
+        """Who is at fault: nobody, for what nginx says about files that somebody else has changed meanwhile; they are mended."""
         foreign = self._parts.reference.current() != published.digest
         mended = [name for each in (fileset, *self._kept) for name in await self._parts.drafts.mend(each)]
-        if error.refused and not foreign and not mended:
-            self.acceptance.blame(error.reason, wanted, fileset)
+        if not error.refused or foreign or mended:
+            return frozenset()
+        return self.acceptance.blame(error.reason, wanted, fileset)
 
-    async def _put_back(self, course: Course, published: Published, nginx: NginxInstance, why: NotProved) -> None:
+    async def _put_back(
+        self, course: Course, published: Published, nginx: NginxInstance, why: NotProved, blamed: frozenset[str]
+    ) -> None:
         """The last good configuration again, proved. Raises NotProved in any case: the wanted one is not live."""
         if not self._parts.reference.can_restore(published):
             raise why
         back = await self._parts.reference.restore(published)
         if not back.digest:
-            self.live = None
             raise NotProved(f"{why.reason}; nothing of ours is published")
         try:
             await self._reload(course, back, nginx)
         except NotProved as error:
-            self.live = None
             raise NotProved(f"{why.reason}; and the last good configuration could not be proved: {error.reason}") from error
-        raise PutBack(f"{why.reason}; the last good configuration is back")
+        raise PutBack(f"{why.reason}; the last good configuration is back", blamed)

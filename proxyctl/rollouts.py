@@ -125,9 +125,20 @@ class Rollouts:
                 self._refused[service] = why_not(missing[0]) or f"{missing[0]} is not served as it should be"
         return True
 
-    def refused(self, reason: str) -> None:
-        """What was wanted could not be proved, and the last good configuration is back."""
-        self._refused |= dict.fromkeys(self.unproved, reason)
+    def refused(self, planner: Planner, reason: str, blamed: frozenset[str]) -> None:
+        """What was wanted could not be proved, and the last good configuration is back. `blamed`: hosts that are at fault; then
+        services without any of them are not, and are tried again."""
+        services = [service for service in self.unproved if not blamed or planner.hosts(service) & blamed]
+        self._refused |= dict.fromkeys(services, reason)
+
+    def unknown(self) -> None:
+        """What nginx does could not be found out."""
+        self._live.clear()
+
+    @property
+    def retiring(self) -> frozenset[str]:
+        """Containers that are to be stopped, as of now."""
+        return frozenset().union(*(state.retiring for state in self.states.values()))
 
     @property
     def draining(self) -> dict[str, Mapping[Version, float]]:
@@ -183,6 +194,7 @@ class Rollouts:
                 self.seen[service].replicas if service in self.seen else (),
                 self.shares.get(service),
                 self.outlook(service, now),
+                live=service in self.shares and self._live.get(service) == self.shares[service],
             )
             for service, state in sorted(self.states.items())
         )

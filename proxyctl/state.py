@@ -134,7 +134,11 @@ def imported(raw: bytes, here: State) -> State:
     """This host's state with what `exported` wrote on another one. Raises ValueError or msgspec.MsgspecError, which say why it is
     not taken."""
     there = _decode(raw)
-    return replace(here, **{name: getattr(there, name) for name in PORTABLE})
+    rollouts = {
+        service: replace(rollout, members=frozenset(), retiring=frozenset(), draining={})
+        for service, rollout in there.rollouts.items()
+    }
+    return replace(here, **{name: getattr(there, name) for name in PORTABLE} | {"rollouts": rollouts})
 
 
 def _encode(state: State) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import TracebackType
@@ -308,6 +309,10 @@ class Rig:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    @cached_property
+    def _own_network(self) -> str:
+        return self.network("own")
+
     @property
     def marks(self) -> dict[str, str]:
         """The labels of everything that the rig makes."""
@@ -331,13 +336,14 @@ class Rig:
         name: str = "",
         image: str = BACKEND,
         args: Sequence[str] = (),
-        network: str = "bridge",
+        network: str = "",
         other_labels: Mapping[str, str] | None = None,
         host_config: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Box:
         """Created, not started. `labels` without the prefix: {"host": "a.example"}. A test backend is told its `name`, which it
-        answers with. `host_config` and `settings` are the engine's own JSON (API: ContainerCreate)."""
+        answers with. `network`: the rig's own unless said: where strangers come and go, they take freed addresses, and old
+        workers of nginx that know those are ended. `host_config` and `settings` are the engine's own JSON (ContainerCreate)."""
         self._count += 1
         short = name or f"c{self._count}"
         own = {f"{self.prefix}.{key}": value for key, value in (labels or {}).items()}
@@ -346,7 +352,7 @@ class Rig:
             "Image": image,
             "Cmd": command,
             "Labels": self.marks | own | dict(other_labels or {}),
-            "HostConfig": {"NetworkMode": network, **(host_config or {})},
+            "HostConfig": {"NetworkMode": network or self._own_network, **(host_config or {})},
             **settings,
         }
         full = f"{self.run}-{short}"

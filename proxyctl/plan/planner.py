@@ -254,8 +254,11 @@ class Planner:
         if len(shut) == len(places):
             return None
         state, reason = replica_state(inputs, container, asked.claims)
-        if shut and state not in ("dead", "coming"):
-            state, reason = "unhealthy", f"it may not serve {ownership.shown(shut[0])}"
+        if state not in ("dead", "coming", "stopping"):  # a version that would lose a site of the one before is not well
+            if shut:
+                state, reason = "unhealthy", f"it may not serve {ownership.shown(shut[0])}"
+            elif asked.rejections:
+                state, reason = "unhealthy", f"{asked.rejections[0].label} {asked.rejections[0].message}"
         version = spec.version or ""
         return Replica(container.id, container.name, version, container.created_unix, state, reason, spec.rollout)
 

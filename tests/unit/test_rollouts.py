@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from proxyctl.model import Container, RouteTable, VirtualHost
+from proxyctl.model import Container, EngineUnavailable, RouteTable, VirtualHost, Wake
 from proxyctl.plan import planner, routes
 from proxyctl.plan import rollout as machine
 from proxyctl.versions import Illegal, Word
@@ -234,3 +235,93 @@ def test_maintenance_is_a_page_of_its_own() -> None:
     text = "".join(file.text for file in make.render(what).objects.values())
     assert "Maintenance" in text
     assert "proxy_pass" not in text
+
+
+# ---------------------------------------------------------------- when others, or the proof itself, go wrong
+
+LONG_BAKE = shop("v2", NEW_ADDRESS, 2.0, rollout_bake="1h")
+STRANGER = site("bad", "bad.example", "10.0.0.77")
+
+
+def refusing_the_stranger(rig: Rig, why: str) -> None:
+    rig.nginx.refuses = lambda _: why if "bad.example" in rig.served() else ""
+
+
+async def test_a_stranger_that_the_reload_refuses_fails_nobody_s_swap(rig: Rig) -> None:
+    await up(rig, V1)
+    refusing_the_stranger(rig, 'host not found in "bad.example"')
+    await rig.cycle(RELIST, LONG_BAKE, STRANGER)
+    await settled(rig)
+    assert (saved(rig)["shop"]["phase"], saved(rig)["shop"]["candidate"]) == ("verifying", "v2")
+    assert NEW_ADDRESS in rig.served()
+
+
+async def test_a_version_that_mistypes_a_site_of_the_one_before_does_not_take_its_place(rig: Rig) -> None:
+    def both(version: str, address: str, created: float, **typo: str) -> Container:
+        said = {"service": "shop", "version": version, "rollout.bake": "0s", "routes.api.host": "api.example", **typo}
+        return site(f"shop-{version}", "shop.example", address, created=created, said=said)
+
+    await up(rig, both("v1", OLD_ADDRESS, 1.0))
+    await rig.cycle(RELIST, both("v2", NEW_ADDRESS, 2.0, **{"routes.api.prot": "81"}))
+    await settled(rig)
+    assert "server_name api.example" in rig.served()
+    assert NEW_ADDRESS not in rig.served()
+    (told,) = rig.controller.versions()
+    assert "proxyctl.routes.api.prot" in next(replica.reason for replica in told.replicas if replica.version == "v2")
+
+
+async def test_what_was_to_be_stopped_is_not_when_it_has_the_traffic_again(rig: Rig) -> None:
+    await up(rig, shop("v1", OLD_ADDRESS, 1.0, rollout_retire="stop"))
+    await rig.cycle(RELIST, shop("v2", NEW_ADDRESS, 2.0, rollout_retire="stop"))
+    await rig.cycle()
+    refusing_the_stranger(rig, "bind failed")
+    rig.engine.put(STRANGER)
+    await rig.controller.cycle(RELIST)
+    rig.nginx.ending = []
+    report = await rig.controller.cycle(Wake(("old workers",)))
+    assert (report.result, "shop: v1 is drained and is stopped" in report.rollouts) == ("restored", True)
+    rig.nginx.refuses = lambda _: ""
+    await rig.controller.say("shop", Word("rollback"))
+    await rig.controller.cycle(RELIST)
+    await asyncio.sleep(0)
+    assert OLD_ADDRESS in rig.served()
+    assert rig.engine.did("stop") == []
+
+
+def proved(rig: Rig) -> str:
+    return rig.controller.live.digest if rig.controller.live else ""
+
+
+async def test_a_proof_that_is_interrupted_leaves_nothing_proved(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await up(rig, V1)
+
+    async def hung(_: str) -> list[tuple[int, str]]:
+        raise EngineUnavailable("hung")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.engine, "processes", hung)
+        assert (await rig.cycle(RELIST, LONG_BAKE)).result == "unreadable"
+        assert proved(rig) == ""
+    rig.engine.put(replace(LONG_BAKE, state="exited"))
+    await rig.cycle(Wake(("die",), look=True))
+    assert OLD_ADDRESS in rig.served()
+    assert rig.nginx.running == proved(rig)
+
+
+async def test_what_nginx_was_about_to_be_told_is_known_after_a_crash(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Crash(BaseException):
+        pass
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    await up(rig, V1)
+    monkeypatch.setattr(rig.controller, "_remember", crash)
+    with pytest.raises(Crash):
+        await rig.cycle(RELIST, LONG_BAKE)
+    rig.engine.put(replace(LONG_BAKE, state="exited"))
+    rig.build()
+    await rig.cycle()
+    knowing = [g for g in rig.controller.state.generations if any(f.target.address == NEW_ADDRESS for f in g.freed)]
+    assert knowing, "workers that were told of v2 may lead to whoever gets its address"
+    assert "v2" in saved(rig)["shop"]["draining"]
