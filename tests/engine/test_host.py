@@ -42,7 +42,9 @@ def test_a_host_is_left_and_taken_back_without_a_lost_request(rig: Rig, controll
         assert controller.ask("left.example").backend == "left", "who comes all the same is served"
         out, err = draining.communicate(timeout=20)
         assert (draining.returncode, err, len(answers)) == (0, "", 1), "not before the request has ended"
-        assert out.splitlines()[0].startswith("/-/ready and /readyz say 503; everything is served for 1 s more")
+        assert out.splitlines()[0].startswith(
+            "/-/ready and /readyz say 503 from the next reload on; everything is served for 1 s more"
+        )
         assert out.splitlines()[1].startswith("drained after ")
         slow.join()
         assert (answers[0].status, answers[0].backend) == (200, "left")
