@@ -29,26 +29,9 @@ CERTAIN = 10
 @click.pass_obj
 def wait(options: Options, service: str, version: str, timeout: float, *, drained: bool) -> int:
     """Wait until a version is live and past its bake."""
-    end = time.monotonic() + timeout
-
-    async def follow(client: Client) -> tuple[int, str]:
-        previous, last, bad = "", "nothing is known of it yet", 0
-        while True:
-            found = next((each for each in (await client.rollouts()).rollouts if each.service == service), None)
-            if found:
-                if version not in (found.active, ""):
-                    previous = found.active or ""
-                status, last = _judge(found, version, drained=drained)
-                bad = bad + 1 if status == NEGATIVE else 0
-                if status == DONE or bad > CERTAIN:
-                    return (NEGATIVE, last) if bad else (DONE, previous or found.previous or "")
-            if time.monotonic() > end:
-                return TIMED_OUT, f"not within {timeout:g} s: {last}"
-            await asyncio.sleep(EVERY)
-
     if not version:
         raise Stop("--version is empty", USAGE)
-    status, text = ask(options, follow)
+    status, text = ask(options, lambda client: _follow(client, service, version, timeout, drained=drained))
     if status:
         raise Stop(f"{service}: {text}", status)
     if text:
@@ -56,10 +39,40 @@ def wait(options: Options, service: str, version: str, timeout: float, *, draine
     return DONE
 
 
+async def _follow(client: Client, service: str, version: str, limit: float, *, drained: bool) -> tuple[int, str]:
+    """The exit status, and what was live before or why not. Raises Unreachable and TimedOut when that is so at the end."""
+    from proxyctl.cli.client import TimedOut, Unreachable
+
+    end = time.monotonic() + limit
+    previous, last, bad = "", "nothing is known of it yet", 0
+    while True:
+        over = time.monotonic() > end
+        try:
+            found = {each.service: each for each in (await client.rollouts()).rollouts}.get(service)
+        except (Unreachable, TimedOut):  # a controller that begins anew is no answer
+            if over:
+                raise
+            await asyncio.sleep(EVERY)
+            continue
+        if found:
+            if version != found.active:
+                previous = found.active or ""
+            status, last = _judge(found, version, drained=drained)
+            bad = bad + 1 if status == NEGATIVE else 0
+            if status == DONE or bad > CERTAIN:
+                return (NEGATIVE, last) if bad else (DONE, previous or found.previous or "")
+        if over:
+            return TIMED_OUT, f"not within {limit:g} s: {last}"
+        await asyncio.sleep(EVERY)
+
+
 def _judge(found: Rollout, version: str, *, drained: bool) -> tuple[int | None, str]:
     """The exit status, once it is known, and what is to be said."""
-    failed = next((each for each in found.versions if each.version == version and each.standing == "failed"), None)
-    if failed:
-        return NEGATIVE, f"{version} failed: {failed.reason}"
-    done = found.active == version and found.state in (("idle",) if drained else ("idle", "draining", "failed"))
-    return DONE if done else None, found.outlook
+    mine = next((each for each in found.versions if each.version == version), None)
+    if mine and mine.standing == "failed":
+        return NEGATIVE, f"{version} failed: {mine.reason}"
+    if found.active != version or found.state not in ("idle", "draining", "failed") or (drained and found.draining):
+        return None, found.outlook
+    if not mine or not mine.healthy:
+        return None, f"nothing of {version} is healthy"
+    return (DONE, found.outlook) if found.live else (None, f"nginx is not proved to give traffic to {version}")

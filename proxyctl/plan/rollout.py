@@ -367,6 +367,9 @@ class Turn:
         rollout = self.rollout
         carrying = shares(rollout, self.seen)
         live = self.seen.live
+        if carrying is not None:
+            left = self.seen.known - carrying.keys() - {rollout.active}
+            rollout = self.rollout = replace(rollout, draining={**dict.fromkeys(left, self.now), **rollout.draining})
         if live is not None and carrying is not None and dict(live) == dict(carrying):
             for version in sorted(rollout.draining.keys() - self.seen.known - carrying.keys()):
                 self._drained(version)

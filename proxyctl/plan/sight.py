@@ -118,14 +118,14 @@ def outlook(rollout: Rollout, seen: Seen, now: float, service: str = "SERVICE") 
             return f"traffic goes to {candidate} as soon as nginx is proved to do it"
         case "verifying":
             return f"{candidate} has the traffic; {held if waits else f'its bake ends in {left}'}"
-        case "draining":
-            return f"{shown(rollout.active)} is live; {_and(rollout.draining)} drains"
-        case "failed":
-            latest = max(rollout.failures.items(), key=lambda item: item[1].at_unix, default=None)
-            why = f"; {shown(latest[0])} failed: {latest[1].text}" if latest else ""
-            return f"{shown(rollout.active)} is live{why}"
         case _:
-            return f"{shown(rollout.active)} is live"
+            latest = max(rollout.failures.items(), key=lambda item: item[1].at_unix, default=None)
+            said = [f"{shown(rollout.active)} is live"]
+            if rollout.phase == "failed" and latest:
+                said.append(f"{shown(latest[0])} failed: {latest[1].text}")
+            if rollout.draining:
+                said.append(f"{_and(rollout.draining)} {'drains' if len(rollout.draining) == 1 else 'drain'}")
+            return "; ".join([*said, held] if waits else said)
 
 
 def _and(versions: Iterable[Version]) -> str:

@@ -166,6 +166,10 @@ class Rollout:
     """What was active before."""
     paused: bool
     maintenance: bool
+    draining: tuple[str, ...]
+    """Versions without new traffic that workers of nginx may know."""
+    live: bool
+    """nginx was proved to give traffic as it should."""
     outlook: str
     """What is the case, what comes next and when."""
     versions: tuple[Version, ...]
@@ -338,6 +342,8 @@ def _rollout(told: Told) -> Rollout:
         previous=state.previous,
         paused=state.paused,
         maintenance=state.maintenance,
+        draining=tuple(sorted(state.draining)),
+        live=told.live,
         outlook=told.outlook,
         versions=tuple(_version(told, version) for version in sorted(names, key=lambda v: (-born.get(v, 0.0), v))),
     )

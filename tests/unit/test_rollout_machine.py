@@ -16,12 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from proxyctl.plan import rollout as machine
 from proxyctl.plan.rollout import TRANSITIONS, Turn
 from proxyctl.plan.sight import Sight, outlook, until
-from proxyctl.versions import CUT, Illegal, Phase, ReplicaState, RolledBack, Rollout, Settings, Word
+from proxyctl.versions import CUT, Illegal, Phase, Replica, ReplicaState, RolledBack, Rollout, Settings, Word
 from tests.unit.rolling import ANSWERS, World, read_back, swapped
 
 PROMOTE, ROLLBACK, PAUSE, RESUME, RETRY = (Word(verb) for verb in ("promote", "rollback", "pause", "resume", "retry"))
 MANUAL = Settings("manual")
 CANARY = Settings("canary", steps=(5, 50))
+SHOP = Replica("", "", "", 0.0, "healthy", "", Settings())
 
 
 def world(given: Settings | None = None, *, proves: bool = True) -> World:
@@ -71,6 +72,50 @@ def test_old_version_is_drained_only_when_no_worker_knows_it() -> None:
     w.workers_exit()
     assert "v1 is drained" in w.notes
     assert w.state.phase == "idle"
+
+
+def test_versions_that_drain_are_told_whatever_the_phase_is() -> None:
+    w = world()
+    w.start("v2", "healthy")
+    w.wait(30.0)
+    w.remove(w.start("v3"))
+    assert (w.state.phase, set(w.state.draining)) == ("idle", {"v1"})
+    assert outlook(w.state, w.seen, w.now) == "v2 is live; v1 drains"
+
+
+def test_what_workers_knew_before_the_first_version_was_chosen_drains() -> None:
+    w = World(proves=False)
+    w.workers = [frozenset({"v1"})]
+    w.replicas = {v: replace(SHOP, container_id=v, version=v, created_unix=at) for v, at in (("v1", 1.0), ("v2", 2.0))}
+    w.turn()
+    assert (w.state.active, set(w.state.draining)) == ("v2", {"v1"})
+    w.prove()
+    w.workers_exit()
+    assert not w.state.draining
+
+
+def test_what_served_while_nothing_was_healthy_drains() -> None:
+    w = swapped(World(), "v1", "v2")
+    w.turns("v1-1", "unhealthy")
+    w.turns("v2-2", "dead")
+    assert w.carrying is None
+    w.workers = [frozenset({"v1"})]
+    w.turns("v2-2", "healthy")
+    assert set(w.state.draining) == {"v1"}
+
+
+@pytest.mark.parametrize("phase", ["idle", "failed", "draining"])
+def test_frozen_is_said_whatever_the_phase_is(phase: Phase) -> None:
+    w = world()
+    if phase == "failed":
+        w.turns(w.start("v2"), "dead")
+    elif phase == "draining":
+        w.start("v2", "healthy")
+        w.wait(30.0)
+    w.frozen = True
+    w.turn()
+    assert w.state.phase == phase
+    assert outlook(w.state, w.seen, w.now).endswith("; frozen: `proxyctl unfreeze` goes on")
 
 
 def test_a_drained_version_is_stopped_when_the_label_says_so_until_it_has_ended() -> None:

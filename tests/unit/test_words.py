@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import pwd
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proxyctl.model import CycleReport
 from proxyctl.serve.metrics import MOST_VERSIONS, OTHER
-from proxyctl.versions import Failure, Known, Replica, Rollout, Settings, Told, Verb, Word
+from proxyctl.versions import Failure, Known, Replica, ReplicaState, Rollout, Settings, Told, Verb, Word
 from tests.unit import desk as desks
 from tests.unit.desk import Desk
 from tests.unit.make import container
@@ -33,9 +35,9 @@ def replica(name: str, version: str) -> Replica:
     return Replica(name, name, version, 1.0, "healthy", "", Settings())
 
 
-def told(machine: Rollout = MACHINE) -> Told:
-    replicas = (replica("one", "v1"), replica("two", "v2"))
-    return Told("shop", machine, replicas, {"v1": 100}, "v1 is live; v2 failed: two ended")
+def told(machine: Rollout = MACHINE, *, live: bool = True, second: ReplicaState = "healthy") -> Told:
+    replicas = (replica("one", "v1"), replace(replica("two", "v2"), state=second))
+    return Told("shop", machine, replicas, {"v1": 100}, "v1 is live; v2 failed: two ended", live=live)
 
 
 @pytest.fixture
@@ -115,29 +117,59 @@ async def test_wait_tells_what_was_live_before(desk: Desk, shell: Shell) -> None
     assert (ran.status, ran.out) == (0, "v1\n")
 
 
+async def test_wait_is_over_when_a_later_version_failed_and_the_old_one_is_drained(desk: Desk, shell: Shell) -> None:
+    failures = {"v3": Failure("died", "three ended", 5.0, frozenset())}
+    desk.held.rollouts = (told(Rollout("failed", active="v2", previous="v1", failures=failures)),)
+    ran = await shell.at(desk, "wait", "shop", "--version", "v2", "--drained")
+    assert (ran.status, ran.out) == (0, "v1\n")
+
+
+async def test_wait_outlives_a_restart_of_the_controller(tmp_path: Path, shell: Shell) -> None:
+    desk = Desk(tmp_path)
+    desk.held.rollouts = (told(Rollout("idle", active="v2", previous="v1")),)
+    waiting = asyncio.create_task(shell.at(desk, "wait", "shop", "--version", "v2", "--timeout", "20s"))
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    await desk.front.start()
+    assert (await waiting).status == 0
+    await desk.front.close()
+
+
+def test_wait_ends_with_3_when_no_controller_answers_until_the_end(shell: Shell) -> None:
+    ran = shell("--socket", shell.nobody, "wait", "shop", "--version", "v2", "--timeout", "300ms")
+    assert (ran.status, ran.out) == (3, "")
+
+
 async def test_wait_ends_with_1_and_the_reason_when_the_version_failed(desk: Desk, shell: Shell) -> None:
     ran = await shell.at(desk, "wait", "shop", "--version", "v2")
     assert (ran.status, ran.out, ran.err) == (1, "", "proxyctl: shop: v2 failed: two ended\n")
 
 
+LIVE = Rollout("idle", active="v2", previous="v1")
+
+
 @pytest.mark.parametrize(
-    ("machine", "drained"),
+    ("shown", "drained", "why"),
     [
-        (Rollout("verifying", active="v1", candidate="v2"), False),
-        (Rollout("draining", active="v2", previous="v1", draining={"v1": 1.0}), True),
+        (told(Rollout("verifying", active="v1", candidate="v2")), False, "v1 is live"),
+        (told(Rollout("draining", active="v2", previous="v1", draining={"v1": 1.0})), True, "v1 is live"),
+        (told(replace(LIVE, draining={"v1": 1.0})), True, "v1 is live"),
+        (told(LIVE, second="dead"), False, "nothing of v2 is healthy"),
+        (told(LIVE, live=False), False, "nginx is not proved to give traffic to v2"),
     ],
 )
 async def test_wait_ends_with_4_when_it_is_not_so_in_time(
     desk: Desk,
     shell: Shell,
-    machine: Rollout,
+    shown: Told,
     drained: bool,
+    why: str,
 ) -> None:
-    desk.held.rollouts = (told(machine),)
+    desk.held.rollouts = (shown,)
     more = ["--drained"] if drained else []
     ran = await shell.at(desk, "wait", "shop", "--version", "v2", "--timeout", "300ms", *more)
     assert (ran.status, ran.out) == (4, "")
-    assert ran.err.startswith("proxyctl: shop: not within 0.3 s: ")
+    assert ran.err.startswith(f"proxyctl: shop: not within 0.3 s: {why}")
 
 
 # ---------------------------------------------------------------- what is shown
