@@ -106,6 +106,8 @@ class Rollout:
     proven: Version | None = None
     """The latest that passed its bake on its own merits: after a failover it comes back without a word."""
     cause: Cause = "newer"
+    promoted: bool = False
+    """The candidate was cut to: it is again, without another word, when it has to warm up once more."""
     since_unix: float = 0.0
     """When the phase, or the step of it, began."""
     weight: int = 0

@@ -203,6 +203,7 @@ class Turn:
             phase,
             candidate=version,
             cause=cause,
+            promoted=False,
             weight=0,
             members=frozenset(r.container_id for r in self.sight.started(version)),
             draining=draining,
@@ -263,7 +264,9 @@ class Turn:
             self.enter("warming")
         elif self._held:
             return
-        elif settings.strategy == "auto" or rollout.cause == "rollback" or rollout.candidate == rollout.proven:
+        elif (
+            settings.strategy == "auto" or rollout.promoted or rollout.cause == "rollback" or rollout.candidate == rollout.proven
+        ):
             self.cut()
         elif settings.strategy == "canary":
             self._climb(settings)
@@ -282,7 +285,7 @@ class Turn:
 
     def cut(self) -> None:
         rollout = self.rollout
-        self.enter("cutting", weight=0, draining=without(rollout.draining, rollout.candidate))
+        self.enter("cutting", promoted=True, weight=0, draining=without(rollout.draining, rollout.candidate))
 
     def _watch(self) -> None:
         """The candidate has the traffic: back, when it turns bad and there is something better."""
@@ -331,6 +334,7 @@ class Turn:
             active=rollout.candidate,
             previous=rollout.active,
             candidate=None,
+            promoted=False,
             proven=proven,
             members=frozenset(),
             failures=without(rollout.failures, rollout.candidate),
@@ -352,6 +356,7 @@ class Turn:
         self.enter(
             "failed",
             candidate=None,
+            promoted=False,
             weight=0,
             members=frozenset(),
             paused=False,
@@ -390,8 +395,8 @@ class Turn:
     def _drained(self, version: Version) -> None:
         rollout = self.rollout
         retired: frozenset[str] = frozenset()
-        superseded = version == rollout.previous and version not in rollout.failures and version != rollout.proven
-        if superseded and self.sight.settings(rollout.active).retire == "stop":
+        older = self.born(version) < self.born(rollout.active) and version not in rollout.failures
+        if older and version not in (rollout.proven, rollout.candidate) and self.sight.settings(rollout.active).retire == "stop":
             retired = frozenset(r.container_id for r in self.sight.started(version))
         self.note(f"{shown(version)} is drained" + (" and is stopped" if retired else ""))
         self.rollout = replace(rollout, draining=without(rollout.draining, version), retiring=rollout.retiring | retired)

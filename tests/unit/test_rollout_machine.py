@@ -131,6 +131,16 @@ def test_a_drained_version_is_stopped_when_the_label_says_so_until_it_has_ended(
     assert not w.stopped
 
 
+def test_every_older_version_is_stopped_when_it_is_drained_and_not_only_the_last() -> None:
+    w = world(Settings(retire="stop"))
+    w.start("v2", "healthy")
+    w.wait(30.0)
+    w.start("v3", "healthy")
+    w.wait(30.0)
+    w.workers_exit()
+    assert w.stopped == {"v1-1", "v2-2"}
+
+
 def test_manual_waits_for_the_word() -> None:
     w = world(MANUAL)
     w.start("v2", "healthy")
@@ -316,6 +326,22 @@ def test_one_that_has_not_answered_since_a_restart_warms_up_again_and_is_not_bla
     w.turns("v2-2", "healthy")
     w.prove()
     assert (w.state.phase, w.carrying) == ("verifying", {"v2": 100})
+
+
+@pytest.mark.parametrize("given", [MANUAL, CANARY])
+def test_one_that_was_cut_to_before_a_restart_needs_no_second_word(given: Settings) -> None:
+    w = world(given)
+    w.start("v2", "healthy")
+    w.proves = False
+    w.say(PROMOTE)
+    w.replicas["v2-2"] = replace(w.replicas["v2-2"], state="warming")
+    w.restart()
+    assert (w.state.phase, w.carrying) == ("warming", {"v1": 100})
+    w.turns("v2-2", "healthy")
+    assert (w.state.phase, w.carrying) == ("cutting", {"v2": 100})
+    w.say(ROLLBACK)
+    w.say(RETRY)
+    assert w.state.phase == "ready"
 
 
 def test_what_nginx_refuses_is_rolled_back() -> None:
