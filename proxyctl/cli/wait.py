@@ -40,20 +40,22 @@ def wait(options: Options, service: str, version: str, timeout: float, *, draine
 
 
 async def _follow(client: Client, service: str, version: str, limit: float, *, drained: bool) -> tuple[int, str]:
-    """The exit status, and what was live before or why not. Raises Unreachable and TimedOut when that is so at the end."""
+    """The exit status, and what was live before or why not. Raises Unreachable and TimedOut when that is so at the beginning or
+    at the end."""
     from proxyctl.cli.client import TimedOut, Unreachable
 
     end = time.monotonic() + limit
-    previous, last, bad = "", "nothing is known of it yet", 0
+    previous, last, bad, reached = "", "nothing is known of it yet", 0, False
     while True:
         over = time.monotonic() > end
         try:
             found = {each.service: each for each in (await client.rollouts()).rollouts}.get(service)
         except (Unreachable, TimedOut):  # a controller that begins anew is no answer
-            if over:
+            if over or not reached:
                 raise
             await asyncio.sleep(EVERY)
             continue
+        reached = True
         if found:
             if version != found.active:
                 previous = found.active or ""
