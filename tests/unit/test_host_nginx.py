@@ -45,7 +45,9 @@ async def test_it_looks_like_a_container_in_the_hosts_network(nginx: HostNginx, 
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "no number", str(2**22 + 1), str(os.getpid())], ids=["empty", "no number", "no process", "another process"]
+    "text",
+    [None, "", "no number", str(2**22 + 1), str(os.getpid())],
+    ids=["none", "empty", "no number", "no process", "another process"],
 )
 async def test_a_pid_file_that_names_no_nginx_is_told_and_nothing_is_signalled(
     text: str | None, nginx: HostNginx, tmp_path: Path
