@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from proxyctl.serve.views import Rollout
 
 EVERY = 0.1
+BEGINS_WITHIN = 10.0
+"""Seconds for a controller that is just being started; then a wrong socket is a wrong socket."""
 CERTAIN = 10
 """Looks after which a failed version has failed: a container that was started just now may not have been seen yet."""
 
@@ -51,7 +53,7 @@ async def _follow(client: Client, service: str, version: str, limit: float, *, d
         try:
             found = {each.service: each for each in (await client.rollouts()).rollouts}.get(service)
         except (Unreachable, TimedOut):  # a controller that begins anew is no answer
-            if over or not reached:
+            if over or (not reached and time.monotonic() > end - limit + BEGINS_WITHIN):
                 raise
             await asyncio.sleep(EVERY)
             continue

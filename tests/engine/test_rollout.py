@@ -26,11 +26,15 @@ class Shop:
     def __init__(self, rig: Rig, controller: Controller, service: str) -> None:
         self.rig, self.controller, self.service = rig, controller, service
         self.host = f"{service}.example"
+        self.network = rig.network(service)
+        """Its own: an address of the test before would end old workers of nginx, with connections of this one."""
 
     def run(self, version: str, *arguments: str, name: str = "", **said: str) -> Box:
         labels = {"host": self.host, "service": self.service, "version": version, "rollout.bake": f"{BAKE:g}s", **FAST}
         labels |= {key.replace("_", "."): value for key, value in said.items()}
-        return self.rig.run_container(labels, name=f"{name or version}-{self.service}", args=("--name", version, *arguments))
+        return self.rig.run_container(
+            labels, name=f"{name or version}-{self.service}", args=("--name", version, *arguments), network=self.network
+        )
 
     def load(self, *, rate: float = 150, clients: int = 20) -> Load:
         return Load(self.host, self.controller.port, new_per_second=rate, keepalive_clients=clients, timeout=5)
@@ -62,6 +66,8 @@ def shop(rig: Rig, controller: Controller, request: pytest.FixtureRequest) -> It
     yield made
     for container in rig.client.containers(all=True, filters={"label": f"{rig.prefix}.service={made.service}"}):
         rig.client.remove_container(container["Id"], force=True)
+    until(lambda: not rig.client.inspect_network(made.network)["Containers"], 10, "nginx to leave the network")
+    rig.client.remove_network(made.network)
 
 
 def first(shop: Shop) -> Box:
@@ -234,7 +240,7 @@ def test_a_reboot_in_the_middle_of_a_bake_with_all_addresses_changed_ends_where_
     shop.controller.kill()
     for box in (nginx, first(shop), new):
         box.kill()
-    stranger = rig.run_container({"host": "stranger.example"}, name="stranger")
+    stranger = rig.run_container({"host": "stranger.example"}, name="stranger", network=shop.network)
     for box in (new, first(shop), nginx):
         rig.client.start(box.id)
     after = [box.address for box in (first(shop), new)]

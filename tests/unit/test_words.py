@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from proxyctl.cli import wait as waiting_command
 from proxyctl.model import CycleReport
 from proxyctl.serve.metrics import MOST_VERSIONS, OTHER
 from proxyctl.versions import Failure, Known, Replica, ReplicaState, Rollout, Settings, Told, Verb, Word
@@ -139,7 +140,8 @@ async def test_wait_outlives_a_restart_of_the_controller(tmp_path: Path, shell: 
     await after.front.close()
 
 
-def test_wait_ends_with_3_at_once_when_no_controller_answers(shell: Shell) -> None:
+def test_wait_ends_with_3_soon_when_no_controller_answers(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_command, "BEGINS_WITHIN", 0.2)
     ran = shell("--socket", shell.nobody, "wait", "shop", "--version", "v2", "--timeout", "1h")
     assert (ran.status, ran.out) == (3, "")
 
