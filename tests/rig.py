@@ -302,12 +302,18 @@ class Rig:
         self.directory = Path(tempfile.mkdtemp(prefix=f"proxyctl-{self.run}-"))
         self._controllers: list[Controller] = []
         self._count = 0
+        self._kept = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        if kind or not self._kept:
+            self.close()
+
+    def keep(self) -> None:
+        """Leaves everything running at the end, unless that is an error."""
+        self._kept = True
 
     @cached_property
     def _own_network(self) -> str:

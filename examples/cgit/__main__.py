@@ -101,22 +101,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.cgit", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the machine running at the end")
     keep = parser.parse_args().keep
-    rig = Rig()
-    try:
+    with Rig() as rig:
         machine = story.Machine(rig)
         good = tell(machine)
         if keep:
+            rig.keep()
             print(
                 f"It goes on running at http://127.0.0.1:{machine.port}. Look around:\n"
                 f'  eval "$(scripts/testbed env)"; docker exec -it {machine.box.name} bash\n'
                 f"To end it: scripts/testbed down"
             )
-    except BaseException:
-        keep = False
-        raise
-    finally:
-        if not keep:
-            rig.close()
     return 0 if good else 1
 
 

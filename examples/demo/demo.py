@@ -216,17 +216,15 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end")
     keep = parser.parse_args().keep
     console = Console()
-    rig = Rig(prefix="proxyctl")
     try:
-        demo = Demo(rig, console)
-        good = play(demo)
-        if keep and demo.controller:
-            what_to_try(demo.controller, console)
+        with Rig(prefix="proxyctl") as rig:
+            demo = Demo(rig, console)
+            good = play(demo)
+            if keep and demo.controller:
+                rig.keep()
+                what_to_try(demo.controller, console)
     except KeyboardInterrupt:
-        keep, good = False, False
-    finally:
-        if not keep:
-            rig.close()
+        return 1
     return 0 if good else 1
 
 

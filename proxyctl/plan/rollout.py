@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from proxyctl.plan.sight import Sight, shares, shown
 from proxyctl.versions import (
@@ -84,11 +84,11 @@ class Turn:
     def note(self, text: str) -> None:
         self.actions.append(Note(text))
 
-    def enter(self, phase: Phase, **changes: object) -> None:
+    def enter(self, phase: Phase, **changes: Any) -> None:
         """The only place where a phase changes."""
         if phase not in TRANSITIONS[self.rollout.phase]:
             raise Illegal(f"from {self.rollout.phase} there is no way to {phase}")
-        self.rollout = replace(self.rollout, phase=phase, since_unix=self.now, **changes)  # type: ignore[arg-type]
+        self.rollout = replace(self.rollout, phase=phase, since_unix=self.now, **changes)
 
     # ------------------------------------------------------------ what is learned
 

@@ -140,8 +140,6 @@ def location_of(
     """`shares`: the versions that carry traffic; without it, all do."""
     claims = sorted(group, key=lambda c: c.age)
     judged = [_judge(standing, stopping, claim) for claim in claims]
-    if shares is None and not maintenance and all(c.spec.version is None for c in claims):
-        return _of_replicas(path, claims, judged)
     carrying = [(c, t) for c, t in zip(claims, judged, strict=True) if shares is None or (c.spec.version or "") in shares]
     first = next((c for c, _ in carrying if c.present), carrying[0][0] if carrying else claims[0] if claims else None)
     route = first.route if first else None
@@ -159,24 +157,6 @@ def location_of(
         targets=targets,
         fail_open=bool(weights) and not healthy,
         maintenance=maintenance,
-    )
-
-
-def _of_replicas(path: str, claims: list[Claim], judged: list[RoutedTarget]) -> Location:
-    """Without versions: what is healthy serves, else what is alive."""
-    healthy = [t for t in judged if t.state == "healthy"]
-    alive = [t for t in judged if t.state == "unhealthy"] or [t for t in judged if t.state == "stopping"]
-    chosen = {t.target for t in healthy or alive}
-    targets = tuple([replace(t, serving=True) if t.target in chosen else t for t in judged])
-    route = claims[0].route if claims else None
-    return Location(
-        path=path,
-        strip_path=route.strip_path if route else False,
-        scheme=route.scheme if route else "http",
-        service=claims[0].spec.service if claims else "",
-        route=route.name if route else "",
-        targets=targets,
-        fail_open=bool(chosen) and not healthy,
     )
 
 

@@ -182,8 +182,8 @@ def _versions(standing: Standing, states: Mapping[tuple[str, str, str, int], Tar
     first = {told.service: (told.rollout.active, told.rollout.candidate, told.rollout.previous) for told in standing.rollouts}
     found = {}
     for service, own in living.items():
-        ranked = sorted(own, key=lambda version, service=service: (version not in first.get(service, ()), version))  # type: ignore[misc]
-        found[service] = ranked[:MOST_VERSIONS]
+        carrying = own.intersection(first.get(service, ()))
+        found[service] = [*sorted(carrying), *sorted(own - carrying)][:MOST_VERSIONS]
     return found
 
 

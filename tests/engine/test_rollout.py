@@ -28,6 +28,7 @@ class Shop:
         self.host = f"{service}.example"
         self.network = rig.network(service)
         """Its own: an address of the test before would end old workers of nginx, with connections of this one."""
+        self.first = self.run("v1")
 
     def run(self, version: str, *arguments: str, name: str = "", **said: str) -> Box:
         labels = {"host": self.host, "service": self.service, "version": version, "rollout.bake": f"{BAKE:g}s", **FAST}
@@ -60,19 +61,12 @@ class Shop:
 @pytest.fixture
 def shop(rig: Rig, controller: Controller, request: pytest.FixtureRequest) -> Iterator[Shop]:
     made = Shop(rig, controller, f"shop{abs(hash(request.node.name)) % 10_000}")
-    first = made.run("v1")
     controller.wait_for(made.host, backend="v1")
-    made.first = first  # type: ignore[attr-defined]
     yield made
     for container in rig.client.containers(all=True, filters={"label": f"{rig.prefix}.service={made.service}"}):
         rig.client.remove_container(container["Id"], force=True)
     until(lambda: not rig.client.inspect_network(made.network)["Containers"], 10, "nginx to leave the network")
     rig.client.remove_network(made.network)
-
-
-def first(shop: Shop) -> Box:
-    box: Box = shop.first  # type: ignore[attr-defined]
-    return box
 
 
 def again(controller: Controller) -> None:
@@ -86,7 +80,7 @@ def again(controller: Controller) -> None:
 
 
 def test_a_swap_under_load_loses_nothing_though_the_old_one_dies_as_soon_as_it_is_called_drained(shop: Shop) -> None:
-    old = first(shop)
+    old = shop.first
     with shop.load() as load:
         for number in (2, 3):
             new = shop.run(f"v{number}", "--boot-delay", "300ms")
@@ -133,12 +127,12 @@ def test_a_canary_gets_its_share_in_steps(shop: Shop) -> None:
 
 def test_a_drained_version_is_stopped_where_that_is_wanted(shop: Shop) -> None:
     shop.run("v2", rollout_retire="stop")
-    until(lambda: first(shop).inspect()["State"]["Status"] == "exited", 20, "the end of the old version")
+    until(lambda: shop.first.inspect()["State"]["Status"] == "exited", 20, "the end of the old version")
     assert shop.controller.ask(shop.host).backend == "v2"
 
 
 def test_compose_recreates_the_container_and_traffic_goes_to_the_first_healthy_new_one(shop: Shop) -> None:
-    first(shop).remove()
+    shop.first.remove()
     shop.run("v2", rollout="manual")
     shop.controller.wait_for(shop.host, backend="v2")
     shop.until("idle", "v2")
@@ -226,7 +220,7 @@ def test_a_controller_that_is_killed_ends_where_it_would_have(shop: Shop, state:
             shop.say("rollout", "promote", shop.service)
         waited = proxyctl(shop.controller, "wait", shop.service, "--version", "v2", "--drained", "--timeout", "40s")
         assert waited.returncode == 0, waited
-        first(shop).kill()
+        shop.first.kill()
         time.sleep(0.5)
     assert load.stop().lost_of() == 0, load.report
 
@@ -236,14 +230,14 @@ def test_a_reboot_in_the_middle_of_a_bake_with_all_addresses_changed_ends_where_
     new = shop.run("v2", rollout_bake="5s")
     shop.until("verifying", "v1")
     rig, nginx = shop.rig, Box(shop.rig.client, shop.controller.nginx, shop.controller.nginx)
-    before = [box.address for box in (first(shop), new)]
+    before = [box.address for box in (shop.first, new)]
     shop.controller.kill()
-    for box in (nginx, first(shop), new):
+    for box in (nginx, shop.first, new):
         box.kill()
     stranger = rig.run_container({"host": "stranger.example"}, name="stranger", network=shop.network)
-    for box in (new, first(shop), nginx):
+    for box in (new, shop.first, nginx):
         rig.client.start(box.id)
-    after = [box.address for box in (first(shop), new)]
+    after = [box.address for box in (shop.first, new)]
     assert not set(zip(before, after, strict=True)) & {(each, each) for each in before}
     shop.controller.start()
     waited = proxyctl(shop.controller, "wait", shop.service, "--version", "v2", "--timeout", "40s")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from proxyctl.model import Rejection, RouteSpec
 from proxyctl.plan import labels
 from tests.unit import make
 
 
-def parse(said: Mapping[str, str], /, **container: object) -> labels.Parsed:
-    return labels.parse(make.container("web-1", said, **container), make.defaults())  # type: ignore[arg-type]
+def parse(said: Mapping[str, str], /, **container: Any) -> labels.Parsed:
+    return labels.parse(make.container("web-1", said, **container), make.defaults())
 
 
-def only_route(said: Mapping[str, str], /, **container: object) -> RouteSpec:
+def only_route(said: Mapping[str, str], /, **container: Any) -> RouteSpec:
     found = parse(said, **container)
     assert found.rejections == ()
     assert found.spec is not None
@@ -21,6 +22,6 @@ def only_route(said: Mapping[str, str], /, **container: object) -> RouteSpec:
     return route
 
 
-def only_rejection(said: Mapping[str, str], /, **container: object) -> Rejection:
+def only_rejection(said: Mapping[str, str], /, **container: Any) -> Rejection:
     (rejection,) = parse(said, **container).rejections
     return rejection

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import crossplane  # type: ignore[import-untyped]
+import crossplane  # type: ignore[import-untyped]  # the package has no types
 
 from proxyctl.fileset import FileSet
 from proxyctl.model import NginxView

@@ -211,7 +211,7 @@ def test_where_the_api_listens(listen: str, expected: object) -> None:
 
 def test_a_configuration_does_not_change_under_its_readers() -> None:
     with pytest.raises(AttributeError):
-        Config().nginx.image = "other"  # type: ignore[misc]
+        Config().nginx.image = "other"  # type: ignore[misc]  # that this is refused at run time, too, is what is tested
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crossplane.errors import NgxParserBaseException  # type: ignore[import-untyped]
+from crossplane.errors import NgxParserBaseException  # type: ignore[import-untyped]  # the package has no types
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
