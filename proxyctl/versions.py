@@ -15,6 +15,17 @@ Retire = Literal["keep", "stop"]
 Phase = Literal["idle", "warming", "ready", "cutting", "verifying", "draining", "failed"]
 CUT: frozenset[Phase] = frozenset({"cutting", "verifying"})
 """The candidate has the traffic."""
+TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
+    "idle": frozenset({"warming", "cutting"}),
+    "warming": frozenset({"warming", "ready", "cutting", "failed", "idle"}),
+    "ready": frozenset({"warming", "ready", "cutting", "failed", "idle"}),
+    "cutting": frozenset({"verifying", "failed", "warming"}),
+    "verifying": frozenset({"draining", "failed", "warming"}),
+    "draining": frozenset({"warming", "cutting", "idle"}),
+    "failed": frozenset({"warming", "cutting", "idle"}),
+}
+RESTING: frozenset[Phase] = frozenset({"idle", "draining", "failed"})
+"""No swap is under way; the next one may begin."""
 Cause = Literal["newer", "failover", "rollback"]
 """Why traffic moves: a newer version, the active one cannot answer, an operator."""
 ReplicaState = Literal["coming", "warming", "healthy", "unhealthy", "stopping", "dead"]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from proxyctl.model import Rejection
-    from proxyctl.serve.views import Rollout, Route, Status
+    from proxyctl.serve.swaps import Rollout
+    from proxyctl.serve.views import Route, Status
 
 
 @click.command(cls=Command)

@@ -14,7 +14,7 @@ from proxyctl.cli.output import say
 
 if TYPE_CHECKING:
     from proxyctl.cli.client import Client
-    from proxyctl.serve.views import Rollout
+    from proxyctl.serve.swaps import Rollout
 
 EVERY = 0.1
 BEGINS_WITHIN = 10.0

@@ -12,7 +12,6 @@ from proxyctl.model import (
     Container,
     Owner,
     Plan,
-    Probe,
     ProbeKey,
     ProbeResult,
     Rejection,
@@ -22,37 +21,25 @@ from proxyctl.model import (
 )
 from proxyctl.plan import labels, ownership
 from proxyctl.plan.ownership import PRESENT, Claim
-from proxyctl.plan.routes import HOPEFUL, Inputs, claim_of, is_young, location_of, newest, probe_of, replica_state, vhost_of
+from proxyctl.plan.routes import (
+    HOPEFUL,
+    Asked,
+    Inputs,
+    claim_of,
+    is_young,
+    location_of,
+    newest,
+    probe_of,
+    replica_state,
+    vhost_of,
+)
 from proxyctl.plan.targets import PENDING
-from proxyctl.versions import Replica, Shares, Version
+from proxyctl.versions import Replica, Shares
 
 
 def plan(inputs: Inputs) -> Plan:
     """The whole decision of one cycle."""
     return Planner().plan(inputs)
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What one container asks for."""
-
-    container: Container
-    rejections: tuple[Rejection, ...] = ()
-    claims: tuple[Claim, ...] = ()
-    probes: tuple[Probe, ...] = ()
-    networks: tuple[str, ...] = ()
-
-    @property
-    def hosts(self) -> frozenset[str]:
-        return frozenset(host for claim in self.claims for host in claim.route.hosts)
-
-    @property
-    def service(self) -> str:
-        return self.claims[0].spec.service if self.claims else ""
-
-    @property
-    def version(self) -> Version | None:
-        return self.claims[0].spec.version if self.claims else None
 
 
 NOBODY: frozenset[tuple[str, str]] = frozenset()
@@ -82,7 +69,7 @@ class Planner:
         self._containers: Mapping[str, Container] = {}
         self._standing: Mapping[ProbeKey, ProbeResult] = {}
         self._stopping: frozenset[str] = frozenset()
-        self._asked: dict[str, _Asked] = {}
+        self._asked: dict[str, Asked] = {}
         self._has_asked = False
         self._asked_anew: set[str] = set()
         """Hosts that containers which were read anew ask for, and that have not been decided since."""
@@ -184,7 +171,7 @@ class Planner:
         self._containers = now
         self._asked_anew |= hosts
 
-    def _index(self, each: str, old: _Asked | None, new: _Asked | None) -> None:
+    def _index(self, each: str, old: Asked | None, new: Asked | None) -> None:
         if old:
             self._networks.subtract(old.networks)
             if old.version is not None:
@@ -247,7 +234,7 @@ class Planner:
         found = (self._replica(inputs, self._asked[each]) for each in self._services.get(service, ()))
         return tuple(replica for replica in found if replica)
 
-    def _replica(self, inputs: Inputs, asked: _Asked) -> Replica | None:
+    def _replica(self, inputs: Inputs, asked: Asked) -> Replica | None:
         container, spec = asked.container, asked.claims[0].spec
         places = [(host, claim.route.path) for claim in asked.claims for host in claim.route.hosts]
         shut = [place for place in places if not self._admits(container.id, *place)]
@@ -287,7 +274,7 @@ class Planner:
 
     # ------------------------------------------------------------ what is decided
 
-    def _read(self, inputs: Inputs, container: Container) -> _Asked:
+    def _read(self, inputs: Inputs, container: Container) -> Asked:
         known = self._parsed.get(container.id)
         parsed = known[1] if known and known[0] is container else labels.parse(container, inputs.defaults)
         self._parsed[container.id] = (container, parsed)
@@ -298,7 +285,7 @@ class Planner:
             claims.append(claim)
             if claim.target and claim.target != PENDING:
                 probes.append(probe_of(claim, claim.target))
-        return _Asked(container, tuple(rejections), tuple(claims), tuple(probes), tuple(networks))
+        return Asked(container, tuple(rejections), tuple(claims), tuple(probes), tuple(networks))
 
     def _founder(self, service: str) -> Claim:
         if service not in self._founders:
@@ -397,7 +384,7 @@ class Planner:
             yield from (one for one in asked.rejections if not (ends and one.reason == "unreachable"))
 
 
-def _age(asked: _Asked) -> tuple[float, str]:
+def _age(asked: Asked) -> tuple[float, str]:
     return (asked.container.created_unix, asked.container.id)
 
 

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from proxyctl.plan.sight import Sight, shares, shown
 from proxyctl.versions import (
     CUT,
+    RESTING,
+    TRANSITIONS,
     Action,
     Cause,
     Failure,
@@ -33,17 +35,6 @@ from proxyctl.versions import (
 
 T = TypeVar("T")
 
-TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
-    "idle": frozenset({"warming", "cutting"}),
-    "warming": frozenset({"warming", "ready", "cutting", "failed", "idle"}),
-    "ready": frozenset({"warming", "ready", "cutting", "failed", "idle"}),
-    "cutting": frozenset({"verifying", "failed", "warming"}),
-    "verifying": frozenset({"draining", "failed", "warming"}),
-    "draining": frozenset({"warming", "cutting", "idle"}),
-    "failed": frozenset({"warming", "cutting", "idle"}),
-}
-RESTING: frozenset[Phase] = frozenset({"idle", "draining", "failed"})
-"""No swap is under way; the next one may begin."""
 STEPS = 12
 """Transitions in one step, at most: from a new container to its bake are five."""
 REMEMBERED = 16

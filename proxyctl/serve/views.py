@@ -11,17 +11,13 @@ from typing import Literal
 
 from proxyctl.model import DrainPhase, Location, Rejection, RoutedTarget, TargetState
 from proxyctl.serve.standing import Standing
-from proxyctl.versions import Phase, Told
+from proxyctl.serve.swaps import Rollout, rollout_of
 
 SCHEMA = 1
 
 RouteState = Literal["ok", "degraded", "fail-open", "starting", "maintenance", "down"]
 """degraded: something that should serve does not; fail-open: nothing is healthy, what is alive serves; starting: nothing has
 passed its checks yet; maintenance: 503, by an operator's word; down: 503."""
-
-VersionStanding = Literal["active", "candidate", "standby", "draining", "failed", "gone"]
-"""active: has the traffic, and gets it back; candidate: is being rolled out; failed: not tried again by itself; draining: without
-new traffic, and old workers of nginx may know it."""
 
 WORST_FIRST: tuple[RouteState, ...] = ("down", "maintenance", "fail-open", "starting", "degraded", "ok")
 
@@ -137,43 +133,6 @@ class Counts:
     """Containers that are not down, each counted once for a service."""
     healthy: int
     rejections: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
-    """`version` is empty for containers without the label."""
-
-    version: str
-    standing: VersionStanding
-    weight: int
-    """Percent of the traffic."""
-    healthy: int
-    containers: tuple[str, ...]
-    reason: str
-    """Why it failed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rollout:
-    """The versions of one service."""
-
-    service: str
-    state: Phase
-    since_unix: float
-    active: str | None
-    candidate: str | None
-    previous: str | None
-    """What was active before."""
-    paused: bool
-    maintenance: bool
-    draining: tuple[str, ...]
-    """Versions without new traffic that workers of nginx may know."""
-    live: bool
-    """nginx was proved to give traffic as it should."""
-    outlook: str
-    """What is the case, what comes next and when."""
-    versions: tuple[Version, ...]
-    """The newest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,47 +285,7 @@ def status(standing: Standing) -> Status:
 
 
 def rollouts(standing: Standing) -> Rollouts:
-    return Rollouts(frozen=standing.frozen, rollouts=tuple(_rollout(told) for told in standing.rollouts))
-
-
-def _rollout(told: Told) -> Rollout:
-    state = told.rollout
-    names = {replica.version for replica in told.replicas} | state.failures.keys() | {v for v in (state.active,) if v is not None}
-    born = {version: known.born_unix for version, known in state.versions.items()}
-    return Rollout(
-        service=told.service,
-        state=state.phase,
-        since_unix=state.since_unix,
-        active=state.active,
-        candidate=state.candidate,
-        previous=state.previous,
-        paused=state.paused,
-        maintenance=state.maintenance,
-        draining=tuple(sorted(state.draining)),
-        live=told.live,
-        outlook=told.outlook,
-        versions=tuple(_version(told, version) for version in sorted(names, key=lambda v: (-born.get(v, 0.0), v))),
-    )
-
-
-def _version(told: Told, version: str) -> Version:
-    state = told.rollout
-    replicas = [replica for replica in told.replicas if replica.version == version and replica.state != "dead"]
-    standings: tuple[tuple[VersionStanding, bool], ...] = (
-        ("candidate", version == state.candidate),
-        ("active", version == state.active),
-        ("failed", version in state.failures),
-        ("draining", version in state.draining),
-        ("standby", bool(replicas)),
-    )
-    return Version(
-        version=version,
-        standing=next((standing for standing, so in standings if so), "gone"),
-        weight=(told.shares or {}).get(version, 0),
-        healthy=sum(replica.state == "healthy" for replica in replicas),
-        containers=tuple(replica.container for replica in replicas),
-        reason=state.failures[version].text if version in state.failures else "",
-    )
+    return Rollouts(frozen=standing.frozen, rollouts=tuple(rollout_of(told) for told in standing.rollouts))
 
 
 def summary(status: Status) -> str:

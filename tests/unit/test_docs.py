@@ -20,11 +20,10 @@ from proxyctl import cli, config, values
 from proxyctl.cli import BROKEN_PIPE, compose, options
 from proxyctl.model import CycleReport, CycleResult, RejectionReason, RouteTable, TargetState
 from proxyctl.plan import labels, vhosts
-from proxyctl.plan.rollout import TRANSITIONS
 from proxyctl.serve import api, page, views
 from proxyctl.serve.metrics import METRICS, STAGES, Metrics
 from proxyctl.serve.standing import Place, Standing
-from proxyctl.versions import FailureReason, Rollout, Strategy, Told, Verb
+from proxyctl.versions import TRANSITIONS, FailureReason, Rollout, Strategy, Told, Verb
 from tests.unit.make import REPOSITORY, container, defaults, site
 
 PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md"))))

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from proxyctl.plan import rollout as machine
-from proxyctl.plan.rollout import TRANSITIONS, Turn
+from proxyctl.plan.rollout import Turn
 from proxyctl.plan.sight import Sight, outlook, until
-from proxyctl.versions import CUT, Illegal, Phase, Replica, ReplicaState, RolledBack, Rollout, Settings, Word
+from proxyctl.versions import CUT, TRANSITIONS, Illegal, Phase, Replica, ReplicaState, RolledBack, Rollout, Settings, Word
 from tests.unit.rolling import ANSWERS, World, read_back, swapped
 
 PROMOTE, ROLLBACK, PAUSE, RESUME, RETRY = (Word(verb) for verb in ("promote", "rollback", "pause", "resume", "retry"))
