@@ -11,14 +11,17 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from jinja2 import TemplateError
 
 from proxyctl import steady
 from proxyctl.cycle import Course, Parts, Policy
 from proxyctl.fileset import FileSet
+from proxyctl.leaving import Leaving
 from proxyctl.model import CycleReport, Drain, DrainPhase, EngineRefused, EngineUnavailable, Plan, RouteTable, Snapshot, Wake
-from proxyctl.plan import drain, planner, routes
+from proxyctl.patience import Patience
+from proxyctl.plan import drain, generations, planner, routes
 from proxyctl.plan.quarantine import Served
 from proxyctl.publication import Publication, PutBack
 from proxyctl.publish.nginx import JoinResult, NginxInstance, NginxMissing
@@ -26,6 +29,8 @@ from proxyctl.publish.reload import Live, NotProved
 from proxyctl.publish.test import Refused
 from proxyctl.rollouts import Rollouts
 from proxyctl.state import State
+from proxyctl.stops import Stops
+from proxyctl.timers import Timers
 from proxyctl.versions import Illegal, Told, Word
 
 RETRY_AFTER = 3.0
@@ -34,10 +39,6 @@ GRACES_END = 10.0
 """Seconds: graces that end close together end in one reload."""
 DRAIN_LOOK, DRAIN_SHARE = 0.1, 0.1
 """Seconds between two looks at old workers that know a version on its way out; the share of what that takes already."""
-LAST_BYTES = 2.0
-"""Seconds for what a worker has handed to the kernel at its end, and its client has not read yet."""
-LONG_PARSE, CROWD = 0.5, 0.01
-"""Seconds; share of all hosts."""
 
 
 class Controller:
@@ -48,25 +49,19 @@ class Controller:
         self._cycling = asyncio.Lock()
         self._planner = planner.Planner()
         self.rollouts = Rollouts(state.rollouts, steady.now(), frozen=state.frozen)
-        self._stops: dict[str, asyncio.Task[None]] = {}
+        self._stops = Stops(parts.stop, lambda why: self._timers.later(RETRY_AFTER, why))
         self.state = state
         self._told = told
         self._number = 0
         self._failures = 0
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers = Timers(parts.wakes.post)
         self._snapshot = Snapshot({})
         self._unjoinable: Mapping[str, str] = {}
-        self._drained = False
-        self._alone = math.inf
-        """Since when (monotonic) no old worker is left on a host that is to be left."""
+        self._leaving = Leaving()
         self.nginx: NginxInstance | None = None
         self.plan: Plan | None = None
         self._remembered: RouteTable | None = None
-        self._born = time.monotonic()
-        self._crowded: float | None = None
-        """Since when (monotonic) a crowd warms up."""
-        self._doubtful = parts.store.doubtful and parts.reference.is_marked()
-        """The state is lost or old, and nginx serves what it does not tell about."""
+        self._patience = Patience(doubtful=parts.store.doubtful and parts.reference.is_marked())
         self.in_sync = False
         """Whether what is live is what is wanted, as of the latest cycle."""
         self.beat = time.monotonic()
@@ -92,17 +87,14 @@ class Controller:
 
     @property
     def drain(self) -> DrainPhase:
-        return "drained" if self._drained else self._publication.drain
+        return "drained" if self._leaving.drained else self._publication.drain
 
     async def change_drain(self, notice: float | None, who: str) -> None:
         """Lets the host be left, with so many seconds for the balancer to notice; None: no more. Raises OSError, and then nothing
         has changed. It holds over restarts."""
         async with self._cycling:
             since = self.state.drain.since_unix if self.state.drain else 0.0
-            wanted = None if notice is None else Drain(since, notice)
-            state = replace(self.state, drain=wanted)
-            self._parts.store.save(state)
-            self.state = state
+            self._save(drain=None if notice is None else Drain(since, notice))
         reason = f"{'undrained' if notice is None else 'drained'} by {who}"
         self._parts.wakes.post(Wake((reason,), urgent=True, at=time.monotonic()))
 
@@ -119,10 +111,8 @@ class Controller:
 
     async def close(self) -> None:
         """Ends what runs beside the loop; nginx is left as it is."""
-        for timer in self._timers.values():
-            timer.cancel()
-        for stop in self._stops.values():
-            stop.cancel()
+        self._timers.close()
+        self._stops.close()
         await self._parts.prober.close()
 
     async def _pace(self, wake: Wake) -> None:
@@ -155,7 +145,7 @@ class Controller:
             course.result, course.error = "restored", error.reason
         except (EngineRefused, NginxMissing, OSError, TemplateError, ValueError) as error:
             course.result, course.error = "failed", f"{error}"
-        self.in_sync = not course.error and not self._doubtful
+        self.in_sync = not course.error and not self._patience.doubtful
         self._try_again(course)
         report = CycleReport(
             number=course.number,
@@ -184,16 +174,7 @@ class Controller:
         """A cycle that failed may have swallowed an event: everything is read anew, soon at first and then less often."""
         self._failures = self._failures + 1 if course.error else 0
         if self._failures:
-            self._later(min(2.0 ** min(self._failures - 1, 16), RETRY_AFTER), "try again", relist=True)
-
-    def _later(self, seconds: float, reason: str, *, relist: bool = False) -> None:
-        """Wakes the loop for this reason, unless that is to happen by then already: every cycle may ask for it."""
-        loop, timer = asyncio.get_running_loop(), self._timers.get(reason)
-        if timer and not timer.cancelled() and timer.when() > loop.time():
-            if timer.when() <= loop.time() + seconds:
-                return
-            timer.cancel()
-        self._timers[reason] = loop.call_later(seconds, self._parts.wakes.post, Wake((reason,), relist=relist))
+            self._timers.later(min(2.0 ** min(self._failures - 1, 16), RETRY_AFTER), "try again", relist=True)
 
     # ------------------------------------------------------------ deciding
 
@@ -221,7 +202,8 @@ class Controller:
         if trusted:
             plan = self.plan = self._plan(course, nginx)
         plan = await self._roll(course, nginx, plan)
-        if self._waits(plan):
+        if self._patience.waits(plan, parts.tester.parsing, urgent=wake.urgent):
+            self._timers.later(0.05, "waiting for the first checks")
             return
         self._publication.drain = drain.phase(self.state.drain, steady.now())
         leaving = asyncio.create_task(self._leave(nginx, plan))
@@ -239,41 +221,26 @@ class Controller:
             self.plan = replace(plan, rejections=plan.rejections + self._publication.acceptance.rejections(plan.ahead))
         self._roll_on(nginx, plan)
         self._remember(plan, fileset)
-        self._stop_retired()
+        self._stops.begin(self.rollouts.to_stop & self.rollouts.retiring)
+        self.rollouts.to_stop.clear()
         if plan.ahead is not plan.table:
             await self._test_ahead(course, plan, nginx)
         await self._follow_drain(nginx)
         if plan.holding:
-            self._later(1.0, "warming up")
+            self._timers.later(1.0, "warming up")
         if plan.until_unix < math.inf:
             ends = math.ceil(plan.until_unix / GRACES_END) * GRACES_END
-            self._later(max(0.0, ends - steady.now()) + 0.01, "the end of a grace")
+            self._timers.later(max(0.0, ends - steady.now()) + 0.01, "the end of a grace")
 
     async def _follow_drain(self, nginx: NginxInstance) -> None:
         phase = self._publication.drain
-        alone = phase == "ending" and await self._parts.reloader.is_alone(nginx)
-        self._alone = min(self._alone, time.monotonic()) if alone else math.inf
-        self._drained = phase == "ending" and (self._drained or time.monotonic() - self._alone >= LAST_BYTES)
+        self._leaving.look(phase, alone=phase == "ending" and await self._parts.reloader.is_alone(nginx))
         if phase == "noticing" and self.state.drain:
             if not self.state.drain.since_unix:
-                self.state = replace(self.state, drain=replace(self.state.drain, since_unix=steady.now()))
-                self._parts.store.save(self.state)
-            self._later(drain.ends(self.state.drain) - steady.now() + 0.01, "the balancer has noticed")
-        elif phase == "ending" and not self._drained:
-            self._later(0.5, "requests end")
-
-    def _waits(self, plan: Plan) -> bool:
-        """Whether nginx had better go on with what it has, for a moment: without a state that tells what was healthy, a first
-        publish before the first checks would drop sites that are served now; and where nginx needs long to parse, a crowd that
-        warms up is published at once and not in parts."""
-        now = time.monotonic()
-        self._doubtful = self._doubtful and plan.holding > 0 and now - self._born < routes.WARM_UP
-        crowd = self._parts.tester.parsing > LONG_PARSE and plan.holding > CROWD * len(plan.ahead.vhosts)
-        self._crowded = (self._crowded or now) if crowd else None
-        waits = self._doubtful or (self._crowded is not None and now - self._crowded < routes.WARM_UP)
-        if waits:
-            self._later(0.05, "waiting for the first checks")
-        return waits
+                self._save(drain=replace(self.state.drain, since_unix=steady.now()))
+            self._timers.later(drain.ends(self.state.drain) - steady.now() + 0.01, "the balancer has noticed")
+        elif phase == "ending" and not self._leaving.drained:
+            self._timers.later(0.5, "requests end")
 
     # ------------------------------------------------------------ versions
 
@@ -282,11 +249,11 @@ class Controller:
         rollouts, before = self.rollouts, (self.rollouts.shares, self.rollouts.maintenance)
         if rollouts.draining and self._publication.retirement.known:
             self._publication.retirement.survive(await self._parts.reloader.living(nginx))
-            course.drains_cut = self._cut_drains()
+            course.drains_cut = rollouts.cut_drains(self._publication.retirement.cut, steady.now())
         rollouts.turn(self._planner, self._inputs(nginx), steady.now(), self._publication.retirement.known)
         if (rollouts.shares, rollouts.maintenance) != before:
             self.plan = plan = self._plan(course, nginx)
-        self._save_rollouts()
+        self._save(rollouts=dict(self.rollouts.states), frozen=self.rollouts.frozen)
         return plan
 
     def _roll_on(self, nginx: NginxInstance, plan: Plan) -> None:
@@ -296,44 +263,13 @@ class Controller:
             before = rollouts.shares
             rollouts.turn(self._planner, self._inputs(nginx), now, self._publication.retirement.known)
             if rollouts.shares is not before:
-                self._later(0.0, "the next version")
+                self._timers.later(0.0, "the next version")
         end = rollouts.next(now)
         if end < math.inf:
-            self._later(end - now + 0.01, "a rollout goes on")
+            self._timers.later(end - now + 0.01, "a rollout goes on")
         if rollouts.draining:
             latest = max(since for versions in rollouts.draining.values() for since in versions.values())
-            self._later(DRAIN_LOOK + DRAIN_SHARE * min(now - latest, 10.0), "old workers")
-
-    def _cut_drains(self) -> tuple[str, ...]:
-        """Ends old workers that know a version for longer than its service allows; returns those services."""
-        cut = []
-        for service, versions in self.rollouts.draining.items():
-            for containers, limit in self.rollouts.overdue(service, versions, steady.now()):
-                ended = self._publication.retirement.cut(containers)
-                if ended:
-                    cut.append(service)
-                    self.rollouts.lines.append(f"{service}: connections to the old version were cut after {limit:g} s")
-        return tuple(cut)
-
-    def _save_rollouts(self) -> None:
-        states, frozen = self.rollouts.states, self.rollouts.frozen
-        if states != self.state.rollouts or frozen != self.state.frozen:
-            state = replace(self.state, rollouts=dict(states), frozen=frozen)
-            self._parts.store.save(state)
-            self.state = state
-
-    def _stop_retired(self) -> None:
-        """Beside the loop, since a container may take its time. One that cannot be stopped is tried again with the next step."""
-        self._stops = {each: task for each, task in self._stops.items() if not task.done()}
-        for each in (self.rollouts.to_stop & self.rollouts.retiring) - self._stops.keys():
-            self._stops[each] = asyncio.create_task(self._stop(each), name=f"stop {each[:12]}")
-        self.rollouts.to_stop.clear()
-
-    async def _stop(self, container: str) -> None:
-        try:
-            await self._parts.stop(container)
-        except (EngineRefused, EngineUnavailable) as error:
-            self._later(RETRY_AFTER, f"{container[:12]} could not be stopped: {error}")
+            self._timers.later(DRAIN_LOOK + DRAIN_SHARE * min(now - latest, 10.0), "old workers")
 
     async def say(self, service: str, word: Word) -> str:
         """An operator's word: what was done, and what comes next. It is kept before this returns. Raises Illegal, OSError."""
@@ -343,7 +279,7 @@ class Controller:
             before, lines = dict(self.rollouts.states), list(self.rollouts.lines)
             done = self.rollouts.say(self._planner, self._inputs(self.nginx), service, word, steady.now())
             try:
-                self._save_rollouts()
+                self._save(rollouts=dict(self.rollouts.states), frozen=self.rollouts.frozen)
             except OSError:
                 self.rollouts.states, self.rollouts.lines = before, lines
                 raise
@@ -363,7 +299,7 @@ class Controller:
         async with self._cycling:
             self.rollouts.freeze(on, by)
             try:
-                self._save_rollouts()
+                self._save(rollouts=dict(self.rollouts.states), frozen=self.rollouts.frozen)
             except OSError:
                 self.rollouts.frozen = not on
                 raise
@@ -436,23 +372,18 @@ class Controller:
     def _intend(self, table: RouteTable) -> None:
         """Saves what nginx is about to be told beside what it knows, so that a crash before the proof forgets no target."""
         known = {id(vhost) for vhost in self.published.vhosts}
-        changed = [location for vhost in table.vhosts if id(vhost) not in known for location in vhost.locations]
-        wanted = {(t.target, location.route) for location in changed for t in location.serving}
+        wanted = set(generations.carrying(vhost for vhost in table.vhosts if id(vhost) not in known))
         news = wanted - set(self.state.live_targets) if wanted else wanted
         if news:
-            state = replace(self.state, live_targets=(*self.state.live_targets, *sorted(news)))
-            self._parts.store.save(state)
-            self.state = state
+            self._save(live_targets=(*self.state.live_targets, *sorted(news)))
 
     def _remember(self, plan: Plan, fileset: FileSet) -> None:
         serving = self.state.live_targets
         if self._remembered is not self.published:
             self._remembered = self.published
-            locations = [location for vhost in self.published.vhosts for location in vhost.locations]
-            serving = tuple(dict.fromkeys((t.target, location.route) for location in locations for t in location.serving))
+            serving = tuple(dict.fromkeys(generations.carrying(self.published.vhosts)))
         fallback = self._publication.acceptance.fallback()
-        state = replace(
-            self.state,
+        self._save(
             owners=plan.owners,
             live_digest=fileset.digest,
             live_targets=serving,
@@ -462,6 +393,10 @@ class Controller:
             fallback_files=fallback.files,
             rollouts=dict(self.rollouts.states),
         )
+
+    def _save(self, **changes: Any) -> None:
+        """Writes down what has changed, and then holds it for true. Raises OSError, and then all is as before."""
+        state = replace(self.state, **changes)
         if state != self.state:
             self._parts.store.save(state)
             self.state = state

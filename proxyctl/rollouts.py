@@ -145,7 +145,18 @@ class Rollouts:
         """By service, versions that old workers may know, and since when (unix)."""
         return {service: state.draining for service, state in self.states.items() if state.draining}
 
-    def overdue(self, service: str, versions: Mapping[Version, float], now: float) -> Iterator[tuple[frozenset[str], float]]:
+    def cut_drains(self, cut: Callable[[frozenset[str]], frozenset[int]], now: float) -> tuple[str, ...]:
+        """Services whose connections to a version on its way out were cut, for which their limit is over. `cut`: ends the old
+        workers that know any of these containers, and returns them."""
+        found = []
+        for service, versions in self.draining.items():
+            for containers, limit in self._overdue(service, versions, now):
+                if cut(containers):
+                    found.append(service)
+                    self.lines.append(f"{service}: connections to the old version were cut after {limit:g} s")
+        return tuple(found)
+
+    def _overdue(self, service: str, versions: Mapping[Version, float], now: float) -> Iterator[tuple[frozenset[str], float]]:
         """Containers of versions that drain for longer than the service allows, and how long that is in seconds."""
         if service not in self.seen:
             return

@@ -6,15 +6,20 @@ next container at once, so such a worker can lead to somebody else's application
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from proxyctl.fileset import Freed, Generation
-from proxyctl.model import RouteTable, Snapshot, Target
+from proxyctl.model import ProbeKey, RouteTable, Snapshot, Target, VirtualHost
 
 
 def serving(table: RouteTable) -> dict[Target, str]:
     """Targets that nginx is told about, with their services."""
     return {t.target: t.service for vhost in table.vhosts for location in vhost.locations for t in location.serving}
+
+
+def carrying(vhosts: Iterable[VirtualHost]) -> Iterator[ProbeKey]:
+    """Targets that nginx is told about, each with its route."""
+    return ((t.target, location.route) for vhost in vhosts for location in vhost.locations for t in location.serving)
 
 
 def advance(

@@ -1,0 +1,31 @@
+"""Whether nginx had better go on with what it has, for a moment."""
+
+from __future__ import annotations
+
+import time
+
+from proxyctl.model import Plan
+from proxyctl.plan.routes import WARM_UP
+
+LONG_PARSE, CROWD = 0.5, 0.01
+"""Seconds; share of all hosts."""
+
+
+class Patience:
+    """`doubtful`: the state is lost or old, and nginx serves what it does not tell about. Without what was healthy, a first
+    publish before the first checks would drop sites that are served now."""
+
+    def __init__(self, *, doubtful: bool) -> None:
+        self.doubtful = doubtful
+        self._born = time.monotonic()
+        self._crowded: float | None = None
+        """Since when (monotonic) a crowd warms up."""
+
+    def waits(self, plan: Plan, parsing: float, *, urgent: bool) -> bool:
+        """Where nginx needs long to parse, a crowd that warms up is published at once and not in parts; what is `urgent` does not
+        wait for it. `parsing`: seconds that nginx needs."""
+        now = time.monotonic()
+        self.doubtful = self.doubtful and plan.holding > 0 and now - self._born < WARM_UP
+        crowd = parsing > LONG_PARSE and plan.holding > CROWD * len(plan.ahead.vhosts)
+        self._crowded = (self._crowded or now) if crowd else None
+        return self.doubtful or (self._crowded is not None and now - self._crowded < WARM_UP and not urgent)
