@@ -250,7 +250,7 @@ class Controller:
         if rollouts.draining and self._publication.retirement.known:
             self._publication.retirement.survive(await self._parts.reloader.living(nginx))
             course.drains_cut = rollouts.cut_drains(self._publication.retirement.cut, steady.now())
-        rollouts.turn(self._planner, self._inputs(nginx), steady.now(), self._publication.retirement.known)
+        rollouts.turn(self._planner, self._inputs(nginx), steady.now(), self._publication.retirement.known, self.published)
         if (rollouts.shares, rollouts.maintenance) != before:
             self.plan = plan = self._plan(course, nginx)
         self._save(rollouts=dict(self.rollouts.states), frozen=self.rollouts.frozen)
@@ -259,9 +259,9 @@ class Controller:
     def _roll_on(self, nginx: NginxInstance, plan: Plan) -> None:
         """Tells the machines what is live, and comes back when time takes them further."""
         rollouts, now = self.rollouts, steady.now()
-        if rollouts.proved(self._planner, plan, self.published, self._publication.acceptance.refused):
+        if rollouts.proved(self._planner, plan, self.published, self._publication.acceptance.refused) or self._planner.stand_ins:
             before = rollouts.shares
-            rollouts.turn(self._planner, self._inputs(nginx), now, self._publication.retirement.known)
+            rollouts.turn(self._planner, self._inputs(nginx), now, self._publication.retirement.known, self.published)
             if rollouts.shares is not before:
                 self._timers.later(0.0, "the next version")
         end = rollouts.next(now)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from proxyctl.model import Plan, RouteTable
 from proxyctl.plan import rollout, words
+from proxyctl.plan.generations import carrying
 from proxyctl.plan.planner import Planner
 from proxyctl.plan.routes import Inputs
 from proxyctl.plan.sight import Sight, outlook, shares, until
@@ -18,6 +19,8 @@ from proxyctl.versions import Action, Illegal, Note, Replica, RolledBack, Rollou
 
 FORGET = 3600.0
 """Seconds for which a service without a container is remembered."""
+SETTLING = 30.0
+"""Seconds in which the engine starts everything again after a boot. A standby that is up sooner answers, and goes back."""
 QUIET = frozenset({"idle", "failed"})
 """Phases in which nothing happens until something is seen or said."""
 
@@ -37,19 +40,29 @@ class Rollouts:
         self._refused: dict[str, str] = {}
         self._all = True
         """Everything is to be looked at in the next turn."""
+        self._settling, self._settled_unix = True, math.inf
         self.lines: list[str] = []
         """What has happened since they were last taken, for people."""
         self.rolled_back: list[tuple[str, RolledBack]] = []
         self.to_stop: set[str] = set()
 
-    def turn(self, planner: Planner, inputs: Inputs, now: float, known: Iterable[str]) -> None:
-        """Steps every machine that something has happened to. `known`: ids of containers that old workers of nginx know."""
-        stirred = planner.stirred()
+    def turn(self, planner: Planner, inputs: Inputs, now: float, known: frozenset[str], table: RouteTable) -> None:
+        """Steps every machine that something has happened to. `known`: ids of containers that old workers of nginx know;
+        `table`: what the present ones do."""
+        stirred = planner.stirred() | planner.stand_ins
         if not stirred and not self.states:
             return
-        for service in sorted(self._due(planner, stirred, now)):
+        if self._settled_unix == math.inf:
+            self._settled_unix = now + SETTLING
+        settling = now < self._settled_unix
+        self._all |= self._settling and not settling
+        self._settling = settling
+        due = sorted(self._due(planner, stirred, now))
+        hosts = frozenset[str]().union(*map(planner.hosts, due))
+        served = {target.container_id for target, _ in carrying(vhost for vhost in table.vhosts if vhost.host in hosts)}
+        for service in due:
             if planner.is_versioned(service):
-                self._step(service, planner.replicas(inputs, service), now, frozenset(known))
+                self._step(service, planner.replicas(inputs, service), now, known | served)
             else:
                 self._let_go(service, planner, now)
         self._all = False
@@ -66,7 +79,7 @@ class Rollouts:
     def _step(self, service: str, replicas: tuple[Replica, ...], now: float, known: frozenset[str]) -> None:
         live = self._live.get(service)
         versions = {r.version for r in replicas if r.container_id in known} | (live or {}).keys()
-        seen = Seen(replicas, live, frozenset(versions), self.frozen, self._refused.pop(service, ""))
+        seen = Seen(replicas, live, frozenset(versions), self.frozen, self._refused.pop(service, ""), self._settling)
         self.states[service], actions = rollout.step(self.states.get(service, Rollout()), seen, now)
         self.seen[service] = replace(seen, refused="")
         self._act(service, actions)
@@ -94,9 +107,9 @@ class Rollouts:
 
     def _share(self) -> None:
         found = {service: shares(self.states[service], seen) for service, seen in self.seen.items() if service in self.states}
-        carrying = {service: each for service, each in found.items() if each is not None}
-        if carrying != self.shares:
-            self.shares = carrying
+        wanted = {service: each for service, each in found.items() if each is not None}
+        if wanted != self.shares:
+            self.shares = wanted
         self.maintenance = frozenset(service for service, state in self.states.items() if state.maintenance)
 
     def _until(self, service: str) -> float:
@@ -168,7 +181,8 @@ class Rollouts:
 
     def next(self, now: float) -> float:
         """When time alone may take any of them further (unix); what is past has been looked at."""
-        return min((end for end in map(self._until, self.states) if end > now), default=math.inf)
+        ends = [self._settled_unix] if self._settling and self.states else []
+        return min((end for end in (*ends, *map(self._until, self.states)) if end > now), default=math.inf)
 
     # ------------------------------------------------------------ words
 

@@ -84,6 +84,8 @@ class Seen:
     frozen: bool = False
     refused: str = ""
     """Why what was wanted cannot be live."""
+    settling: bool = False
+    """This process has just begun, after a boot perhaps: what does not run yet may in a moment."""
 
 
 @dataclass(frozen=True, slots=True)

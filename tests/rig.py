@@ -382,6 +382,17 @@ class Rig:
         self.client.create_network(full, driver="bridge", labels=self.marks)
         return full
 
+    def remove_network(self, network: str, within: float = 15.0) -> None:
+        """As soon as the controller has taken nginx out of it, and the engine has let go of it."""
+
+        def removed() -> bool:
+            with suppress(APIError):
+                self.client.remove_network(network)
+                return True
+            return False
+
+        until(removed, within, f"{network} to be empty: {self.client.inspect_network(network)['Containers']}")
+
     def close(self) -> None:
         """Ends the controllers, removes containers and networks that carry this run's labels, and the files."""
         for controller in self._controllers:

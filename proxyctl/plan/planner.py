@@ -95,6 +95,8 @@ class Planner:
         self._holding: set[str] = set()
         """Hosts with a place that waits for its first target."""
         self._rejecting: set[str] = set()
+        self._stand_ins: set[str] = set()
+        """Hosts with a place where nothing lives of the versions that carry the traffic, and another version answers."""
         self._owners: dict[str, dict[str, Owner]] = {}
         """By host, as they were decided: the host's own and those of its places."""
         self._owners_flat: Mapping[str, Owner] = {}
@@ -229,6 +231,12 @@ class Planner:
         found, self._stirred = self._stirred, set()
         return found
 
+    @property
+    def stand_ins(self) -> set[str]:
+        """Services of which a version answers somewhere that has no share of the traffic."""
+        decided = (self._hosts[host].vhost for host in self._stand_ins)
+        return {location.service for vhost in decided if vhost for location in vhost.locations}
+
     def replicas(self, inputs: Inputs, service: str) -> tuple[Replica, ...]:
         """Its containers with their versions. Who asks to be one and may not be served anywhere is none."""
         found = (self._replica(inputs, self._asked[each]) for each in self._services.get(service, ()))
@@ -308,7 +316,7 @@ class Planner:
         else:
             self._owners.pop(host, None)
         self._restless.pop(host, None)
-        for index in (self._coming, self._holding, self._rejecting):
+        for index in (self._coming, self._holding, self._rejecting, self._stand_ins):
             index.discard(host)
         if not owned and not court.rejections:
             self._hosts.pop(host, None)
@@ -342,6 +350,9 @@ class Planner:
             )
         if coming:
             self._coming.add(host)
+        for path in shares.keys() & locations.keys():
+            if any((target.version or "") not in (shares[path] or HOPEFUL) for target in locations[path].serving):
+                self._stand_ins.add(host)
         if any(claim.target != PENDING and is_young(inputs, claim) for path in held for claim in owned[path]):
             self._holding.add(host)
         if court.rejections:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from proxyctl.plan.sight import Sight, shares, shown
+from proxyctl.plan.sight import Sight, best, shares, shown
 from proxyctl.versions import (
     CUT,
     RESTING,
@@ -154,8 +154,11 @@ class Turn:
     def _adopt(self) -> None:
         """The first version that is healthy, the newest of them, is what there is."""
         healthy = [v for v in self.rollout.versions if self.sight.healthy(v)]
-        if healthy:
-            newest = max(healthy, key=self.born)
+        if not healthy:
+            return
+        newest = max(healthy, key=self.born)
+        coming = any(r.state in ("coming", "warming") for r in self.seen.replicas if r.version != newest)
+        if not (self.seen.settling and coming):
             self.rollout = replace(self.rollout, active=newest, proven=newest, since_unix=self.now)
 
     def born(self, version: Version | None) -> float:
@@ -216,14 +219,10 @@ class Turn:
 
     def _fail_over(self) -> bool:
         """Nothing of the active version can answer and something else can: traffic goes there at once, whatever is held."""
-        rollout = self.rollout
-        standbys = sorted(
-            (v for v in self.rollout.versions if v != rollout.active and self.sight.healthy(v)),
-            key=lambda v: (v not in rollout.failures, v == rollout.candidate, v == rollout.previous, self.born(v)),
-        )
-        if not standbys:
-            return False
-        chosen = standbys[-1]
+        rollout, sight = self.rollout, self.sight
+        chosen = best(rollout, sight)
+        if chosen is None or (sight.settling and sight.of(rollout.active) and not sight.answers(rollout.active)):
+            return False  # while it comes back after a boot, a standby answers for it
         cause: Cause = "newer" if self.born(chosen) > self.born(rollout.active) else "failover"
         self.note(f"nothing of {shown(rollout.active)} can answer: traffic goes to {shown(chosen)}")
         self.begin(chosen, cause, "cutting")

@@ -36,6 +36,7 @@ from proxyctl.versions import ReplicaState, Shares, Version
 WARM_UP = 3.0
 """Seconds that a new place is left out (404) while its first target warms up, so that a start is one reload; then it is 503."""
 
+ANSWERS = frozenset({"healthy", "unhealthy", "stopping"})
 MIXED = 2
 """Versions that share the traffic."""
 WORST_FIRST: tuple[Literal["stopping", "down", "unhealthy", "warming"], ...] = ("stopping", "down", "unhealthy", "warming")
@@ -160,9 +161,10 @@ def location_of(
     *,
     maintenance: bool = False,
 ) -> Location:
-    """`shares`: the versions that carry traffic; without it, all do."""
+    """`shares`: the versions that carry traffic; without it, all do. Where nothing of them lives, another one stands in."""
     claims = sorted(group, key=lambda c: c.age)
     judged = [_judge(standing, stopping, claim) for claim in claims]
+    shares = _with_stand_in(judged, shares)
     carrying = [(c, t) for c, t in zip(claims, judged, strict=True) if shares is None or (c.spec.version or "") in shares]
     first = next((c for c, _ in carrying if c.present), carrying[0][0] if carrying else claims[0] if claims else None)
     route = first.route if first else None
@@ -181,6 +183,15 @@ def location_of(
         fail_open=bool(weights) and not healthy,
         maintenance=maintenance,
     )
+
+
+def _with_stand_in(judged: Iterable[RoutedTarget], shares: Shares | None) -> Shares | None:
+    """The versions that answer at one place: those with a share, or else the newest that is as well as can be had there."""
+    alive = [target for target in judged if target.state in ANSWERS]
+    best = [target for target in alive if target.state == "healthy"] or alive
+    if shares is None or not best or any((target.version or "") in shares for target in best):
+        return shares
+    return {best[-1].version or "": 100}
 
 
 def _how(route: RouteSpec) -> tuple[object, ...]:

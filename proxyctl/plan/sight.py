@@ -12,6 +12,7 @@ class Sight:
     """Questions about the replicas that are seen."""
 
     def __init__(self, seen: Seen) -> None:
+        self.settling = seen.settling
         self.by_version: dict[Version, list[Replica]] = {}
         for replica in sorted(seen.replicas, key=lambda r: (r.created_unix, r.container_id)):
             self.by_version.setdefault(replica.version, []).append(replica)
@@ -46,7 +47,7 @@ class Sight:
         for each in sorted(members):
             if each not in replicas:
                 return "died", f"a container of it ({each[:12]}) was removed"
-            if replicas[each].state == "dead":
+            if replicas[each].state == "dead" and not self.settling:
                 return "died", f"{replicas[each].container} ended" + (
                     f": {replicas[each].reason}" if replicas[each].reason else ""
                 )
@@ -66,9 +67,21 @@ def shares(rollout: Rollout, seen: Seen) -> Shares | None:
     elif rollout.phase == "ready" and rollout.candidate is not None and rollout.weight:
         wanted = {rollout.active: 100 - rollout.weight, rollout.candidate: rollout.weight}
     sight = Sight(seen)
-    if not any(sight.answers(version) for version in wanted) and any(sight.answers(version) for version in sight.by_version):
-        return None
-    return wanted
+    if any(sight.answers(version) for version in wanted) or not any(sight.answers(version) for version in sight.by_version):
+        return wanted
+    standby = best(rollout, sight)
+    return None if standby is None else {standby: 100}
+
+
+def best(rollout: Rollout, sight: Sight) -> Version | None:
+    """Of the healthy versions, the one to go to when what should have the traffic cannot answer."""
+    healthy = [version for version in rollout.versions if sight.healthy(version)]
+    active, candidate, previous = rollout.active, rollout.candidate, rollout.previous
+    return max(
+        healthy,
+        key=lambda v: (v not in rollout.failures, v == active, v == candidate, v == previous, rollout.versions[v].born_unix),
+        default=None,
+    )
 
 
 def until(rollout: Rollout, seen: Seen) -> float:

@@ -65,8 +65,7 @@ def shop(rig: Rig, controller: Controller, request: pytest.FixtureRequest) -> It
     yield made
     for container in rig.client.containers(all=True, filters={"label": f"{rig.prefix}.service={made.service}"}):
         rig.client.remove_container(container["Id"], force=True)
-    until(lambda: not rig.client.inspect_network(made.network)["Containers"], 10, "nginx to leave the network")
-    rig.client.remove_network(made.network)
+    rig.remove_network(made.network)
 
 
 def again(controller: Controller) -> None:

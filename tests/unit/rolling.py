@@ -3,6 +3,7 @@ stay."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from proxyctl.plan import rollout as machine
 from proxyctl.plan import words
 from proxyctl.plan.sight import shares, shown
+from proxyctl.rollouts import SETTLING
 from proxyctl.versions import Action, Note, Replica, ReplicaState, Rollout, Seen, Settings, Shares, Stop, Version, Word
 
 ANSWERS = ("healthy", "unhealthy", "stopping")
@@ -29,6 +31,8 @@ class World:
     frozen: bool = False
     refused: str = ""
     now: float = 1_000.0
+    began: float = -math.inf
+    """When the present process did."""
     made: int = 0
     actions: list[Action] = field(default_factory=list)
     """Of the latest turn."""
@@ -38,7 +42,8 @@ class World:
     @property
     def seen(self) -> Seen:
         known = frozenset(self.live or {}).union(*self.workers)
-        return Seen(tuple(self.replicas.values()), self.live, known, self.frozen, self.refused)
+        settling = self.now - self.began < SETTLING
+        return Seen(tuple(self.replicas.values()), self.live, known, self.frozen, self.refused, settling)
 
     @property
     def carrying(self) -> Shares | None:
@@ -114,7 +119,7 @@ class World:
 
     def restart(self) -> None:
         """SIGKILL, and a new process: what it reads is what was written."""
-        self.state = machine.restarted(read_back(self.state), self.now)
+        self.state, self.began = machine.restarted(read_back(self.state), self.now), self.now
         self.live = None
         self.turn()
 

@@ -205,6 +205,12 @@ def test_a_path_that_only_one_version_has_comes_and_goes_with_it() -> None:
     assert serving(decided(ONE, TWO, more, web={"v2": 100})) == {"a.example/": ["two"], "a.example/new": ["more"]}
 
 
+def test_where_nothing_of_the_active_version_answers_another_one_stands_in() -> None:
+    old, new = (version(f"api-{v}", v, f"10.0.1.{v[1]}", float(v[1]), path="/api") for v in ("v1", "v2"))
+    for ended, there in ((replace(new, state="exited", endpoints=()), "api-v1"), (new, "api-v2")):
+        assert serving(decided(ONE, TWO, old, ended, web={"v2": 100})) == {"a.example/": ["two"], "a.example/api": [there]}
+
+
 def test_a_new_version_may_speak_otherwise() -> None:
     new = version("two", "v2", "10.0.0.2", 2.0, scheme="https")
     (place,) = places(decided(ONE, new, web={"v2": 100})).values()
