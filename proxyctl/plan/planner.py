@@ -26,6 +26,7 @@ from proxyctl.plan.routes import (
     Asked,
     Inputs,
     claim_of,
+    has_stand_in,
     is_young,
     location_of,
     newest,
@@ -42,7 +43,7 @@ def plan(inputs: Inputs) -> Plan:
     return Planner().plan(inputs)
 
 
-NOBODY: frozenset[tuple[str, str]] = frozenset()
+NOBODY = frozenset[tuple[str, str]]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,15 +349,12 @@ class Planner:
             self._restless[host] = min(
                 (ownership.grace_end(owner, inputs.now_unix) for owner in owners.values() if owner.lost_unix), default=math.inf
             )
-        if coming:
-            self._coming.add(host)
-        for path in shares.keys() & locations.keys():
-            if any((target.version or "") not in (shares[path] or HOPEFUL) for target in locations[path].serving):
-                self._stand_ins.add(host)
-        if any(claim.target != PENDING and is_young(inputs, claim) for path in held for claim in owned[path]):
-            self._holding.add(host)
-        if court.rejections:
-            self._rejecting.add(host)
+        holding = any(claim.target != PENDING and is_young(inputs, claim) for path in held for claim in owned[path])
+        stood_in = any(has_stand_in(location, shares.get(path)) for path, location in locations.items())
+        indexes = (self._coming, self._holding, self._rejecting, self._stand_ins)
+        for index, belongs in zip(indexes, (coming, holding, court.rejections, stood_in), strict=True):
+            if belongs:
+                index.add(host)
 
     def _sum_up(self, hosts: set[str], before: Mapping[str, dict[str, Owner] | None], *, asked: bool) -> Plan:
         decided = [self._hosts[host] for host in sorted(self._hosts)]

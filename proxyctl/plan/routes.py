@@ -194,6 +194,11 @@ def _with_stand_in(judged: Iterable[RoutedTarget], shares: Shares | None) -> Sha
     return {best[-1].version or "": 100}
 
 
+def has_stand_in(location: Location, shares: Shares | None) -> bool:
+    """Whether a version answers there that has no share."""
+    return shares is not None and any((target.version or "") not in shares for target in location.serving)
+
+
 def _how(route: RouteSpec) -> tuple[object, ...]:
     """What all targets of one upstream have in common."""
     return (route.scheme, route.strip_path)
