@@ -10,7 +10,7 @@ from benchmarks.figures import Figures
 from tests.rig import Rig
 
 CONTAINERS, SECONDS = 200, 300
-SHORT_CONTAINERS, SHORT_SECONDS = 20, 15
+SHORT_CONTAINERS, SHORT_SECONDS = 5, 5
 SETTLE = 10.0
 TARGET_CPU, TARGET_MEMORY = 1.0, 80.0
 

@@ -23,7 +23,7 @@ from tests.simulated import Simulation
 
 SIZES, SHORT_SIZES = (1_000, 10_000), (100,)
 ROUNDS, SHORT_ROUNDS = 5, 1
-IDLE, SHORT_IDLE = 60, 5
+IDLE, SHORT_IDLE = 60, 2
 """Seconds in which nothing happens; two of the controller's readings of everything are in a minute."""
 SETTLE = 5.0
 QUIET = 2.0

@@ -28,7 +28,7 @@ BOOTS = (1.1, 1.9, 1.3, 1.7, 1.5)
 """Seconds from start to listening, spread over one of the seconds at whose ends Traefik checks."""
 GROUP = 5
 GIVE_UP = 15.0
-QUIET = 5.0
+QUIET, SHORT_QUIET = 5.0, 0.5
 """Seconds without a container of anybody's coming or going before each measurement. Traefik holds a change back for 2 s after the
 one before (`providersThrottleDuration`; after a removal it was late for up to 4 s), and proxyctl paces its reloads in a storm."""
 QUIET_WITHIN = 60.0
@@ -110,9 +110,9 @@ class Bustle:
             elif event["Action"] == "start":
                 self.starts[event["Actor"]["ID"]] = at
 
-    def wait_quiet(self) -> None:
+    def wait_quiet(self, seconds: float) -> None:
         end = time.monotonic() + QUIET_WITHIN
-        while time.time() - self.latest < QUIET and time.monotonic() < end:
+        while time.time() - self.latest < seconds and time.monotonic() < end:
             time.sleep(0.1)
 
     def close(self) -> None:
@@ -120,19 +120,20 @@ class Bustle:
 
 
 def run(*, short: bool) -> Figures:
-    rounds = SHORT_ROUNDS if short else ROUNDS
+    rounds, quiet = (SHORT_ROUNDS, SHORT_QUIET) if short else (ROUNDS, QUIET)
     with Rig() as rig:
         traefik = Traefik(rig)
         try:
-            findings = _Bench(rig, rig.controller(), traefik).measure(rounds)
+            findings = _Bench(rig, rig.controller(), traefik, quiet).measure(rounds)
         finally:
             traefik.stop()
     return _figures(findings)
 
 
 class _Bench:
-    def __init__(self, rig: Rig, controller: Controller, traefik: Traefik) -> None:
+    def __init__(self, rig: Rig, controller: Controller, traefik: Traefik, quiet: float) -> None:
         self._rig = rig
+        self._quiet = quiet
         self._controller = controller
         self._traefik = traefik
         self._bustle = Bustle(rig)
@@ -156,10 +157,10 @@ class _Bench:
         own, traefik = (self._controller.port, self._controller.pid), (self._traefik.port, self._traefik.pid)
         (port, _), (_, rival) = (own, traefik) if way == OWN else (traefik, own)
         with _stopped(rival):
-            self._bustle.wait_quiet()
+            self._bustle.wait_quiet(self._quiet)
             began = time.time()
             samples = self._start(way, port, count, boot)
-            findings.disturbed += self._bustle.foreign > began - QUIET
+            findings.disturbed += self._bustle.foreign > began - self._quiet
         return samples
 
     def _start(self, way: str, port: int, count: int, boot: float) -> list[Sample]:

@@ -14,6 +14,8 @@ MAX_HOST = 253
 """Longest host name in characters (RFC 1035, section 2.3.4, without the root's dot)."""
 MAX_HOST_LABEL = 63
 MAX_NAME = 128
+MAX_NOTICE = 3600.0
+"""Seconds that a balancer has, at most, to notice that a host is left."""
 MAX_PATH = 200
 MAX_REQUEST_TARGET = 1024
 MAX_RANGES = 32

@@ -92,8 +92,8 @@ class Client:
     async def explain(self, url: str) -> Explanation:
         return _decode(await self.raw("/api/v1/explain", {"url": url}), Explanation)
 
-    async def rollouts(self) -> Rollouts:
-        return _decode(await self.raw("/api/v1/rollouts"), Rollouts)
+    async def rollouts(self, service: str) -> Rollouts:
+        return _decode(await self.raw("/api/v1/rollouts", {"service": service}), Rollouts)
 
     async def cycles(self, limit: int) -> tuple[Cycle, ...]:
         return _decode(await self.raw("/api/v1/cycles", {"limit": str(limit)}), Cycles).cycles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,12 +106,12 @@ def _again(ctx: click.Context) -> list[click.Parameter]:
     return params
 
 
-def duration(text: str) -> float:
+def duration(text: str, high: float = math.inf) -> float:
     """An option's type: `500ms`, `30s`, `5m` -> seconds."""
     from proxyctl import values
 
     try:
-        return values.duration(text)
+        return values.duration(text, high=high)
     except values.BadValue as bad:
         raise click.BadParameter(str(bad)) from bad
 

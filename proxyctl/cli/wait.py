@@ -51,7 +51,7 @@ async def _follow(client: Client, service: str, version: str, limit: float, *, d
     while True:
         over = time.monotonic() > end
         try:
-            found = {each.service: each for each in (await client.rollouts()).rollouts}.get(service)
+            found = next(iter((await client.rollouts(service)).rollouts), None)
         except (Unreachable, TimedOut):  # a controller that begins anew is no answer
             if over or (not reached and time.monotonic() > end - limit + BEGINS_WITHIN):
                 raise

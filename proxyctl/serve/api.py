@@ -43,7 +43,7 @@ ENDPOINTS: Final = {
     "/api/v1/rejections": "what is not served because of its labels",
     "/api/v1/cycles": "cycles that changed something or failed, the newest first; ?limit=",
     "/api/v1/events": "the same as they happen, as server-sent events",
-    "/api/v1/rollouts": "versions of services, and what comes next",
+    "/api/v1/rollouts": "versions of services, and what comes next; ?service= of one",
     "/api/v1/explain": "which container answers ?url=a.example/git, and why others do not",
     "/api/v1/openapi": "all of this as an OpenAPI description",
 }
@@ -331,8 +331,8 @@ class _Handlers:
         found = explain.explain(self._sources.standing(), url)
         return _json(found, 404 if found.answer in ("unknown-host", "unknown-path") else 200)
 
-    async def rollouts(self, _: web.Request) -> web.Response:
-        return _json(views.rollouts(self._sources.standing()))
+    async def rollouts(self, request: web.Request) -> web.Response:
+        return _json(views.rollouts(self._sources.standing(), request.query.get("service", "")))
 
     async def openapi(self, _: web.Request) -> web.Response:
         return _json(openapi.description(ENDPOINTS, CHANGES))

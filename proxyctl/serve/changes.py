@@ -65,10 +65,9 @@ def _read(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        fields = ", ".join(getattr(kind, "__struct_fields__", ())) or "none"
-        raise BadValue(
-            f"the body is not taken: {error}", f"send a JSON object with these fields, or none of them: {fields}"
-        ) from error
+        fields = msgspec.structs.fields(kind)  # type: ignore[arg-type]
+        names = ", ".join(f"{field.name}{'' if field.required else ' (may be left out)'}" for field in fields) or "none"
+        raise BadValue(f"the body is not taken: {error}", f"send a JSON object with these fields: {names}") from error
 
 
 def caller(connection: socket.socket | None, peer: str | None) -> str:

@@ -33,6 +33,7 @@ OTHER: Final = {"/": "text/html", "/metrics": "text/plain", "/api/v1/events": "t
 """Media types of what is neither JSON nor plain text."""
 QUERY: Final[Mapping[str, Mapping[str, Any]]] = {
     "/api/v1/cycles": {"name": "limit", "schema": {"type": "integer", "minimum": 1, "maximum": KEEP, "default": 50}},
+    "/api/v1/rollouts": {"name": "service", "schema": {"type": "string"}, "example": "shop"},
     "/api/v1/explain": {"name": "url", "required": True, "schema": {"type": "string"}, "example": "a.example/git"},
 }
 

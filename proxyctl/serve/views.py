@@ -284,8 +284,10 @@ def status(standing: Standing) -> Status:
     )
 
 
-def rollouts(standing: Standing) -> Rollouts:
-    return Rollouts(frozen=standing.frozen, rollouts=tuple(rollout_of(told) for told in standing.rollouts))
+def rollouts(standing: Standing, service: str = "") -> Rollouts:
+    """Of one service, or of all."""
+    found = tuple(rollout_of(told) for told in standing.rollouts if service in ("", told.service))
+    return Rollouts(frozen=standing.frozen, rollouts=found)
 
 
 def summary(status: Status) -> str:

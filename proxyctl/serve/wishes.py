@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from proxyctl.serve.views import SCHEMA
-from proxyctl.values import MAX_NAME
+from proxyctl.values import MAX_NAME, MAX_NOTICE
 from proxyctl.versions import Verb
 
 MAX_WHY = 500
@@ -30,7 +30,7 @@ class NoWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DrainWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What POST /api/v1/host/drain takes."""
 
-    notice: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 15.0
+    notice: Annotated[float, msgspec.Meta(ge=0, le=MAX_NOTICE)] = 15.0
     """Seconds for which everything is served on while the health address says 503."""
 
 

@@ -113,7 +113,7 @@ async def _texts(desk: Desk) -> list[tuple[int, str]]:
         ("drain", b'{"notice": "15s"}', "Expected `float`"),
         ("drain", b'{"notise": 15}', "unknown field `notise`"),
         ("drain", b"[]", "Expected `object`"),
-        ("drain", b"\xff", "send a JSON object with these fields, or none of them: notice"),
+        ("drain", b"\xff", "send a JSON object with these fields: notice (may be left out)"),
         ("undrain", b'{"notice": 1}', "unknown field `notice`"),
     ],
 )
@@ -478,6 +478,13 @@ async def test_without_api_listen_there_is_no_tcp(tmp_path: Path) -> None:
     with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
         probe.connect(("127.0.0.1", desk.port))
     await front.close()
+
+
+async def test_rollouts_of_one_service_or_of_all(desk: Desk) -> None:
+    desk.held.rollouts = tuple(Told(name, Rollout(), (), None, "") for name in ("blog", "shop"))
+    for query, services in (("", ["blog", "shop"]), ("?service=shop", ["shop"]), ("?service=no", [])):
+        found = json.loads((await desk.ask(f"/api/v1/rollouts{query}"))[1])["rollouts"]
+        assert [each["service"] for each in found] == services
 
 
 async def test_the_page_shows_versions_and_what_comes_next(desk: Desk) -> None:

@@ -129,7 +129,18 @@ def test_an_unknown_command_names_the_nearest(shell: Shell) -> None:
     assert "Did you mean status?" in ran.err
 
 
-@pytest.mark.parametrize("arguments", [["status", "--nope"], ["explain"], ["history", "-n", "0"], ["completion", "tcsh"], []])
+WRONG: list[list[str]] = [
+    ["status", "--nope"],
+    ["status", "--watch", "--json"],
+    ["explain"],
+    ["history", "-n", "0"],
+    ["host", "drain", "--notice", "2h"],
+    ["completion", "tcsh"],
+    [],
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG)
 def test_wrong_usage_is_status_2_and_leaves_standard_output_alone(shell: Shell, arguments: list[str]) -> None:
     ran = shell(*arguments)
     assert (ran.status, ran.out) == (2, "")

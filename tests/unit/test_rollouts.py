@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +61,37 @@ async def test_a_new_version_takes_the_place_of_the_old_one_and_is_not_mixed_wit
         "shop: v1 is drained",
     ]
     assert "web" not in saved(rig), "a service without versions has no machine"
+
+
+async def test_swaps_of_different_services_share_a_reload(rig: Rig) -> None:
+    blog = {
+        v: replace(each, id=f"blog-{v}", labels={**each.labels, "proxyctl.service": "blog", "proxyctl.host": "blog.example"})
+        for v, each in (("v1", shop("v1", "10.0.0.21", 1.0)), ("v2", shop("v2", "10.0.0.22", 2.0)))
+    }
+    await up(rig, V1, blog["v1"])
+    await rig.cycle(RELIST, V2, blog["v2"])
+    assert len(rig.engine.did("kill")) == 1
+    assert {NEW_ADDRESS, "10.0.0.22"} <= set(re.findall(r"[0-9.]{9}", rig.served()))
+
+
+async def test_a_version_that_answers_at_one_place_only_is_not_called_drained(rig: Rig) -> None:
+    """v2 has the traffic; its only container of /api ends, and v1's answers there."""
+    old, new = (
+        replace(shop(v, f"10.0.1.{born}", born, path="/api"), id=f"api-{v}", name=f"api-{v}")
+        for v, born in (("v1", 1.0), ("v2", 2.0))
+    )
+    await up(rig, V1, V2, old, new)
+    await settled(rig)
+    assert saved(rig)["shop"]["draining"] == {}
+    await rig.cycle(RELIST, replace(new, state="exited", endpoints=()))
+    assert "10.0.1.1" in rig.served()
+    assert (saved(rig)["shop"]["active"], list(saved(rig)["shop"]["draining"])) == ("v2", ["v1"])
+    await settled(rig)
+    assert list(saved(rig)["shop"]["draining"]) == ["v1"]
+    await rig.cycle(RELIST, new)
+    await settled(rig)
+    assert "10.0.1.1" not in rig.served()
+    assert saved(rig)["shop"]["draining"] == {}
 
 
 async def test_what_is_intended_is_on_the_disk_before_nginx_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
