@@ -18,7 +18,7 @@ from http.client import HTTPConnection
 from benchmarks.cost import cpu_seconds
 from benchmarks.figures import Figures, Value, median
 from benchmarks.idle import resident
-from tests.rig import LOOPBACK, Controller, Rig, ask, until
+from tests.rig import LOOPBACK, Controller, Rig, until
 from tests.simulated import Simulation
 
 SIZES, SHORT_SIZES = (1_000, 10_000), (100,)
@@ -100,8 +100,7 @@ def _wait_live(controller: Controller, hosts: list[str]) -> None:
 
 
 def _wait_ready(controller: Controller) -> None:
-    port = int(controller.api.rpartition(":")[2])
-    until(lambda: ask(port, controller.api, "/readyz").status == 200, WITHIN, "a controller that is ready")
+    until(lambda: controller.ask_api("/readyz").status == 200, WITHIN, "a controller that is ready")
 
 
 def _restart(found: Findings, controller: Controller) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.figures import Figures, milliseconds
 from tests.load import Load, Report
-from tests.rig import NGINX, Box, Controller, Rig, ask, until
+from tests.rig import NGINX, Box, Controller, Rig, until
 
 HOST = "app.example"
 ROUNDS, SHORT_ROUNDS = 5, 1
@@ -131,4 +131,4 @@ def _start_with(running: Controller, before: str, image: str) -> None:
 
 
 def _ready(running: Controller) -> bool:
-    return ask(int(running.api.rpartition(":")[2]), running.api, "/readyz").status == 200
+    return running.ask_api("/readyz").status == 200

@@ -238,6 +238,10 @@ class Controller:
         """A request through nginx."""
         return ask(self.port, host, path, method=method)
 
+    def ask_api(self, path: str) -> Answer:
+        """A request to the controller."""
+        return ask(int(self.api.rpartition(":")[2]), self.api, path)
+
     def wait_for(
         self, host: str, status: int = 200, path: str = "/", *, within: float = 10.0, backend: str = "", steady: float = 0.3
     ) -> Answer:

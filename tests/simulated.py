@@ -223,7 +223,7 @@ class _Container:
             "@SHORT@": self.id[:12],
             "@NAME@": self.name,
             "@CREATED@": _iso(self.created),
-            "@CREATED_UNIX@": f"{self.created:.0f}",
+            "@CREATED_UNIX@": str(int(self.created)),
             "@STARTED@": _iso(self.started),
             "@ENDPOINT@": hashlib.sha256(f"{self.name} {self.starts}".encode()).hexdigest(),
             "@ADDRESS@": str(address),

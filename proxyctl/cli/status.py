@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from proxyctl.cli.asking import ask
-from proxyctl.cli.options import DONE, USAGE, Command, Options, Stop, json_option
+from proxyctl.cli.options import DONE, Command, Options, json_option
 from proxyctl.cli.output import line, say, styled, table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def status(options: Options, *, watch: bool, as_json: bool) -> int:
     """Show what is routed, where to, and what is wrong."""
     if as_json and watch:
-        raise Stop("--json and --watch do not go together: read /api/v1/events of the API for what happens", USAGE)
+        raise click.UsageError("--json and --watch do not go together: `proxyctl events --json` follows what happens")
     if as_json:
         click.echo(ask(options, lambda client: client.raw("/api/v1/status")), nl=False)
         return DONE

@@ -21,7 +21,7 @@ def proxyctl(controller: Controller, *arguments: str) -> subprocess.Popen[str]:
 
 def said(controller: Controller) -> tuple[int, int]:
     """What a balancer is told: by nginx, and by the controller, which answers 20 times a second."""
-    return controller.ask("10.0.0.1", READY).status, ask(int(controller.api.rpartition(":")[2]), controller.api, "/readyz").status
+    return controller.ask("10.0.0.1", READY).status, controller.ask_api("/readyz").status
 
 
 def test_a_host_is_left_and_taken_back_without_a_lost_request(rig: Rig, controller: Controller) -> None:

@@ -42,9 +42,9 @@ class Shop:
 
     @property
     def told(self) -> dict[str, Any]:
-        """What `proxyctl status --json` says of it."""
-        found = json.loads(proxyctl(self.controller, "status", "--json").stdout)["rollouts"]
-        return next((each for each in found if each["service"] == self.service), {})
+        """What the API says of it."""
+        answer = self.controller.ask_api(f"/api/v1/rollouts?service={self.service}")
+        return next(iter(json.loads(answer.body)["rollouts"] if answer.status == 200 else []), {})
 
     def until(self, state: str, active: str, within: float = 15.0) -> None:
         until(lambda: (self.told.get("state"), self.told.get("active")) == (state, active), within, f"{state} {active}", 0.1)
@@ -72,7 +72,7 @@ def again(controller: Controller) -> None:
     """SIGKILL, and the next one answers."""
     controller.kill()
     controller.start()
-    until(lambda: proxyctl(controller, "status").returncode == 0, 30, "a controller that answers", 0.2)
+    until(lambda: controller.ask_api("/healthz").status == 200, 30, "a controller that answers")
 
 
 # ---------------------------------------------------------------- swaps

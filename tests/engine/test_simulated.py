@@ -20,7 +20,7 @@ def simulation(rig: Rig) -> Iterator[Simulation]:
 
 @pytest.fixture(scope="module")
 def controller(rig: Rig, simulation: Simulation) -> Controller:
-    return rig.controller(simulation.sections)
+    return rig.controller({**simulation.sections, "discovery": {"resync": "1h"}})
 
 
 def test_every_container_is_served(controller: Controller, simulation: Simulation) -> None:

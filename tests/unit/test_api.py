@@ -483,8 +483,8 @@ async def test_without_api_listen_there_is_no_tcp(tmp_path: Path) -> None:
 async def test_rollouts_of_one_service_or_of_all(desk: Desk) -> None:
     desk.held.rollouts = tuple(Told(name, Rollout(), (), None, "") for name in ("blog", "shop"))
     for query, services in (("", ["blog", "shop"]), ("?service=shop", ["shop"]), ("?service=no", [])):
-        found = json.loads((await desk.ask(f"/api/v1/rollouts{query}"))[1])["rollouts"]
-        assert [each["service"] for each in found] == services
+        found = (await desk.ask(f"/api/v1/rollouts{query}"))[1]
+        assert [each["service"] for each in found["rollouts"]] == services
 
 
 async def test_the_page_shows_versions_and_what_comes_next(desk: Desk) -> None:

@@ -26,7 +26,11 @@ from tests.unit.desk import Desk
 from tests.unit.make import container
 
 NO_ENGINE = {"docker": {"endpoint": "unix:///nonexistent/docker.sock"}}
-PROGRAM = [sys.executable, "-c", "import sys; from proxyctl.cli import main; sys.argv[0] = 'proxyctl'; main()"]
+MAIN = (
+    "import signal, sys; from proxyctl.cli import main; sys.argv[0] = 'proxyctl'; "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); main()"  # ignored by what a shell has put in the background
+)
+PROGRAM = [sys.executable, "-c", MAIN]
 
 
 @pytest.fixture
