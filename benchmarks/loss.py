@@ -26,7 +26,7 @@ LABELS = {
     "health.timeout": "1s",
 }
 LIVES, AT_ONCE, LIFE = 20, 5, 13.0
-SHORT_LIVES, SHORT_AT_ONCE, SHORT_LIFE = 6, 3, 5.0
+SHORT_LIVES, SHORT_AT_ONCE, SHORT_LIFE = 6, 3, 3.0
 """How many containers come and go, how many at the same time, and how long each lives, in seconds."""
 UNHEALTHY_EVERY = 2
 

@@ -25,7 +25,7 @@ from tests.load import Load, Report
 from tests.rig import LOOPBACK, Box, Controller, Rig, ask, endpoint, free_port, until
 
 HOST = "shop.example"
-SWAPS, SHORT_SWAPS = 20, 2
+SWAPS, SHORT_SWAPS = 20, 1
 RIVAL_SWAPS, SHORT_RIVAL_SWAPS = 5, 1
 SLOW = 3000
 """Milliseconds of a slow request."""

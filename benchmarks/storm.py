@@ -21,7 +21,7 @@ from benchmarks.memory import NginxMemory, Reading
 from tests.load import Load, Report
 from tests.rig import Box, Controller, Rig, until
 
-CONTAINERS, SHORT_CONTAINERS = 500, 25
+CONTAINERS, SHORT_CONTAINERS = 500, 15
 AT_ONCE = 4
 """Requests to the engine: more are no faster on two cores, and Docker 20.10 can lock itself for ever when many containers end at
 the same time."""
