@@ -8,6 +8,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -93,6 +94,23 @@ def test_a_swap_under_load_loses_nothing_though_the_old_one_dies_as_soon_as_it_i
     report = load.stop()
     assert report.lost_of() == 0, report
     assert set(report.answers) == {"v1", "v2", "v3"}, report
+
+
+def test_a_client_that_is_still_sending_is_answered_by_the_old_version_which_is_not_called_drained_before(shop: Shop) -> None:
+    """nginx asks the target when it has the whole body, here long after the swap and its bake."""
+    with socket.create_connection(("127.0.0.1", shop.controller.port), timeout=60) as client, ThreadPoolExecutor() as pool:
+        client.sendall(f"POST / HTTP/1.1\r\nHost: {shop.host}\r\nContent-Length: 2\r\nConnection: close\r\n\r\na".encode())
+        shop.run("v2")
+        arguments = ("wait", shop.service, "--version", "v2", "--drained", "--timeout", "60s")
+        drained = pool.submit(proxyctl, shop.controller, *arguments)
+        shop.until("draining", "v2")
+        time.sleep(2.0)
+        assert not drained.done()
+        client.sendall(b"b")
+        assert b"200 OK" in client.recv(1000)
+        assert drained.result().returncode == 0
+    shop.first.kill()
+    assert {shop.controller.ask(shop.host).backend for _ in range(10)} == {"v2"}
 
 
 def test_manual_waits_for_the_word_and_rollback_brings_the_old_one_back(shop: Shop) -> None:
