@@ -23,7 +23,7 @@ from tests.load import Load, Report
 from tests.rig import Box, Controller, Rig, until
 
 RELOADS, DOWNLOAD, CUT_AFTER = 100, 60, 120
-SHORT_RELOADS, SHORT_DOWNLOAD, SHORT_CUT_AFTER = 6, 6, 6
+SHORT_RELOADS, SHORT_DOWNLOAD, SHORT_CUT_AFTER = 6, 6, 12
 """How many; seconds of the download; `worker_shutdown_timeout` of the second part, in seconds: more than its reloads take."""
 EVERY = 1.0
 """Seconds from one change to the next in the first part, at least."""

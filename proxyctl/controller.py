@@ -30,11 +30,9 @@ from proxyctl.publish.test import Refused
 from proxyctl.rollouts import Rollouts
 from proxyctl.state import State
 from proxyctl.stops import Stops
-from proxyctl.timers import Timers
+from proxyctl.timers import RETRY_AFTER, Timers
 from proxyctl.versions import Illegal, Told, Word
 
-RETRY_AFTER = 3.0
-"""The longest pause in seconds between two attempts after a failure: an attempt costs little, and what failed may be over."""
 GRACES_END = 10.0
 """Seconds: graces that end close together end in one reload."""
 DRAIN_LOOK, DRAIN_SHARE = 0.1, 0.1
@@ -53,7 +51,6 @@ class Controller:
         self.state = state
         self._told = told
         self._number = 0
-        self._failures = 0
         self._timers = Timers(parts.wakes.post)
         self._snapshot = Snapshot({})
         self._unjoinable: Mapping[str, str] = {}
@@ -146,7 +143,7 @@ class Controller:
         except (EngineRefused, NginxMissing, OSError, TemplateError, ValueError) as error:
             course.result, course.error = "failed", f"{error}"
         self.in_sync = not course.error and not self._patience.doubtful
-        self._try_again(course)
+        self._timers.try_again(failed=bool(course.error))
         report = CycleReport(
             number=course.number,
             at_unix=time.time(),
@@ -169,12 +166,6 @@ class Controller:
         self.beat = time.monotonic()
         self._told(report)
         return report
-
-    def _try_again(self, course: Course) -> None:
-        """A cycle that failed may have swallowed an event: everything is read anew, soon at first and then less often."""
-        self._failures = self._failures + 1 if course.error else 0
-        if self._failures:
-            self._timers.later(min(2.0 ** min(self._failures - 1, 16), RETRY_AFTER), "try again", relist=True)
 
     # ------------------------------------------------------------ deciding
 

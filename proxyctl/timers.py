@@ -7,11 +7,15 @@ from collections.abc import Callable
 
 from proxyctl.model import Wake
 
+RETRY_AFTER = 3.0
+"""The longest pause in seconds between two attempts after a failure: an attempt costs little, and what failed may be over."""
+
 
 class Timers:
     def __init__(self, post: Callable[[Wake], None]) -> None:
         self._post = post
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._failures = 0
 
     def later(self, seconds: float, reason: str, *, relist: bool = False) -> None:
         """Wakes the loop for this reason, unless that is to happen by then already: every cycle may ask for it."""
@@ -21,6 +25,12 @@ class Timers:
                 return
             timer.cancel()
         self._timers[reason] = loop.call_later(seconds, self._post, Wake((reason,), relist=relist))
+
+    def try_again(self, *, failed: bool) -> None:
+        """A cycle that failed may have swallowed an event: everything is read anew, soon at first and then less often."""
+        self._failures = self._failures + 1 if failed else 0
+        if self._failures:
+            self.later(min(2.0 ** min(self._failures - 1, 16), RETRY_AFTER), "try again", relist=True)
 
     def close(self) -> None:
         for timer in self._timers.values():

@@ -33,6 +33,7 @@ from proxyctl.plan.routes import (
     probe_of,
     replica_state,
     vhost_of,
+    wishes,
 )
 from proxyctl.plan.targets import PENDING
 from proxyctl.versions import Replica, Shares
@@ -262,14 +263,6 @@ class Planner:
         decided = self._hosts.get(host)
         return decided is not None and (container_id, path) in decided.admitted
 
-    def _wishes(self, inputs: Inputs, owned: Mapping[str, list[Claim]]) -> tuple[dict[str, Shares | None], set[str]]:
-        """By path, which versions carry its traffic; and the paths that are in maintenance."""
-        if not inputs.shares and not inputs.maintenance:
-            return {}, set()
-        services = {path: group[0].spec.service for path, group in owned.items() if group}
-        shares = {path: inputs.shares.get(service) for path, service in services.items()}
-        return shares, {path for path, service in services.items() if service in inputs.maintenance}
-
     def _admitted(self, owned: Mapping[str, list[Claim]]) -> frozenset[tuple[str, str]]:
         groups = ((path, claim) for path, group in owned.items() for claim in group)
         return frozenset((claim.container.id, path) for path, claim in groups if self.is_versioned(claim.spec.service))
@@ -323,7 +316,7 @@ class Planner:
             self._hosts.pop(host, None)
             return
         standing, stopping = inputs.standing, inputs.snapshot.stopping
-        shares, closed = self._wishes(inputs, owned)
+        shares, closed = wishes(inputs, owned)
         locations = {
             path: location_of(standing, stopping, path, group, shares.get(path), maintenance=path in closed)
             for path, group in sorted(owned.items())

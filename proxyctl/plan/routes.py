@@ -152,6 +152,15 @@ def vhost_of(host: str, locations: list[Location]) -> VirtualHost | None:
     return VirtualHost(host, tuple(locations)) if locations else None
 
 
+def wishes(inputs: Inputs, owned: Mapping[str, list[Claim]]) -> tuple[dict[str, Shares | None], set[str]]:
+    """By path, which versions carry its traffic; and the paths that are in maintenance."""
+    if not inputs.shares and not inputs.maintenance:
+        return {}, set()
+    services = {path: group[0].spec.service for path, group in owned.items() if group}
+    shares = {path: inputs.shares.get(service) for path, service in services.items()}
+    return shares, {path for path, service in services.items() if service in inputs.maintenance}
+
+
 def location_of(
     standing: Mapping[ProbeKey, ProbeResult],
     stopping: frozenset[str],

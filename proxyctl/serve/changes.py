@@ -13,7 +13,7 @@ from proxyctl.serve import wishes
 from proxyctl.values import BadValue
 from proxyctl.versions import Word
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Controller(Protocol):
@@ -65,7 +65,7 @@ def _read(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        fields = msgspec.structs.fields(kind)  # type: ignore[arg-type]  # every wish is a Struct
+        fields = msgspec.structs.fields(kind)
         names = ", ".join(f"{field.name}{'' if field.required else ' (may be left out)'}" for field in fields) or "none"
         raise BadValue(f"the body is not taken: {error}", f"send a JSON object with these fields: {names}") from error
 

@@ -231,7 +231,6 @@ def test_a_controller_that_is_killed_at_any_moment_leaves_files_that_start(their
     assert theirs.ask("hand.example").body == "hand"
 
 
-@OF_ONE_NGINX
 def test_the_commands_know_the_layout(theirs: Theirs) -> None:
     theirs.add("seen")
     theirs.controller.wait_for("seen.example")

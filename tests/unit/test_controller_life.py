@@ -203,7 +203,7 @@ async def test_a_failure_is_tried_again_soon_at_first_and_then_less_often(rig: R
 
 async def test_an_engine_that_is_away_for_days_does_not_end_the_controller(rig: Rig) -> None:
     rig.engine.unreadable = True
-    rig.controller._failures = 5000
+    rig.controller._timers._failures = 5000
     assert (await rig.cycle()).result == "unreadable"
 
 

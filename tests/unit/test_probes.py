@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from proxyctl.model import DockerHealth, ProbeState
 from proxyctl.observe import probes
 from proxyctl.observe.probes import Prober
 from tests.unit import make
@@ -105,8 +106,14 @@ async def test_a_change_has_its_own_time_and_a_new_reason_has_not(server: Server
 
 async def test_docker_alone_says_when_its_healthcheck_is_the_check(server: Server, watching: Watching) -> None:
     probe = make.probe(server.port, "docker", "starting")
-    for health, state in (("starting", "warming"), ("unhealthy", "warming"), ("healthy", "healthy"), ("unhealthy", "unhealthy")):
-        watching.prober.watch([replace(probe, docker_health=health)])  # type: ignore[arg-type]
+    said: tuple[tuple[DockerHealth, ProbeState], ...] = (
+        ("starting", "warming"),
+        ("unhealthy", "warming"),
+        ("healthy", "healthy"),
+        ("unhealthy", "unhealthy"),
+    )
+    for health, state in said:
+        watching.prober.watch([replace(probe, docker_health=health)])
         assert watching.result.state == state
     await asyncio.sleep(0.02)
     assert server.connections == 0

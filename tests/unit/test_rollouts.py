@@ -13,7 +13,7 @@ import pytest
 from proxyctl.model import Container, EngineUnavailable, RouteTable, VirtualHost, Wake
 from proxyctl.plan import planner, routes
 from proxyctl.plan import rollout as machine
-from proxyctl.versions import Illegal, Word
+from proxyctl.versions import Illegal, Verb, Word
 from tests.unit import make
 from tests.unit.controlled import RELIST, WEB, Rig, site
 from tests.unit.make import Standing, container, decide, location, places, routed, serving
@@ -123,13 +123,14 @@ async def test_a_word_is_kept_over_a_restart(rig: Rig) -> None:
 async def test_what_is_not_possible_is_said_and_changes_nothing(rig: Rig) -> None:
     await up(rig, V1, WEB)
     before = rig.controller.state
-    for service, verb, why in (
+    cases: tuple[tuple[str, Verb, str], ...] = (
         ("shop", "promote", "no version is ready"),
         ("web", "promote", "no versions"),
         ("x", "retry", "no service"),
-    ):
+    )
+    for service, verb, why in cases:
         with pytest.raises(Illegal, match=why):
-            await rig.controller.say(service, Word(verb))  # type: ignore[arg-type]
+            await rig.controller.say(service, Word(verb))
     assert rig.controller.state == before
 
 

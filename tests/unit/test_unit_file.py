@@ -64,9 +64,15 @@ def test_the_unit_that_leaves_the_host_is_as_sound(unit: Path) -> None:
     assert exposed.returncode == 0, exposed.stdout + exposed.stderr
 
 
+class _Cased(configparser.RawConfigParser):
+    """systemd's keys are in mixed case."""
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
 def test_its_directories_are_those_of_the_defaults() -> None:
-    parser = configparser.RawConfigParser(strict=False)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser = _Cased(strict=False)
     parser.read_string(UNIT.read_text(encoding="utf-8"))
     service = parser["Service"]
     standard = config.Config()
