@@ -59,10 +59,10 @@ class Rollouts:
         self._settling = settling
         due = sorted(self._due(planner, stirred, now))
         hosts = frozenset[str]().union(*map(planner.hosts, due))
-        served = {target.container_id for target, _ in carrying(vhost for vhost in table.vhosts if vhost.host in hosts)}
+        known |= {target.container_id for target, _ in carrying(vhost for vhost in table.vhosts if vhost.host in hosts)}
         for service in due:
             if planner.is_versioned(service):
-                self._step(service, planner.replicas(inputs, service), now, known | served)
+                self._step(service, planner.replicas(inputs, service), now, known)
             else:
                 self._let_go(service, planner, now)
         self._all = False

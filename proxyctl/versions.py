@@ -30,6 +30,8 @@ Cause = Literal["newer", "failover", "rollback"]
 """Why traffic moves: a newer version, the active one cannot answer, an operator."""
 ReplicaState = Literal["coming", "warming", "healthy", "unhealthy", "stopping", "dead"]
 """coming: created and never started; dead: not running, whatever it was told to do next."""
+ANSWERS: frozenset[str] = frozenset({"healthy", "unhealthy", "stopping"})
+"""States in which traffic may be given when there is nothing better."""
 FailureReason = Literal["deadline", "died", "unhealthy", "refused", "operator"]
 Verb = Literal["promote", "rollback", "pause", "resume", "retry", "weight", "maintenance"]
 

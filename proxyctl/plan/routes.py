@@ -31,12 +31,11 @@ from proxyctl.model import (
 from proxyctl.plan import labels, ownership
 from proxyctl.plan.ownership import Claim, ClaimRule
 from proxyctl.plan.targets import ALIVE, PENDING, Reached, Unreachable, reach
-from proxyctl.versions import ReplicaState, Shares, Version
+from proxyctl.versions import ANSWERS, ReplicaState, Shares, Version
 
 WARM_UP = 3.0
 """Seconds that a new place is left out (404) while its first target warms up, so that a start is one reload; then it is 503."""
 
-ANSWERS = frozenset({"healthy", "unhealthy", "stopping"})
 MIXED = 2
 """Versions that share the traffic."""
 WORST_FIRST: tuple[Literal["stopping", "down", "unhealthy", "warming"], ...] = ("stopping", "down", "unhealthy", "warming")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from proxyctl.versions import CUT, FailureReason, Replica, Rollout, Seen, Settings, Shares, Version
+from proxyctl.versions import ANSWERS, CUT, FailureReason, Replica, Rollout, Seen, Settings, Shares, Version
 
 
 class Sight:
@@ -25,7 +25,7 @@ class Sight:
 
     def answers(self, version: Version | None) -> bool:
         """Something of it may be given traffic when there is nothing better."""
-        return any(r.state in ("healthy", "unhealthy", "stopping") for r in self.of(version))
+        return any(r.state in ANSWERS for r in self.of(version))
 
     def healthy(self, version: Version | None) -> bool:
         """Something of it can answer."""
