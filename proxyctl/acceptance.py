@@ -51,6 +51,8 @@ class Acceptance:
 
     def fallback(self) -> Served:
         """The last good form of what is in quarantine."""
+        if not self._refusals:
+            return Served(RouteTable(), {})
         hosts = tuple(vhost for vhost in self._good.table.vhosts if vhost.host in self._refusals)
         files = {name: text for name, text in self._good.files.items() if OWN_FILE + name in self._refusals}
         return Served(RouteTable(hosts), files)
@@ -63,9 +65,10 @@ class Acceptance:
         take it 2 s at once and a third of that in eighths."""
         untested = self._tester.untested(fileset, nginx)
         *parts, last = [None] if untested is None else _parts(fileset, untested)
+        taken = 0.0
         for part in parts:
-            await self._tester.show(await self._drafts.write(fileset, part), nginx)
-        return await self._tester.test(await self._drafts.write(fileset, last), nginx)
+            taken += await self._tester.show(await self._drafts.write(fileset, part), nginx)
+        return await self._tester.test(await self._drafts.write(fileset, last), nginx, taken)
 
     async def accept(self, wanted: Served, fileset: FileSet, render: Render, nginx: NginxInstance) -> Tested:
         """The largest part that nginx takes; `fileset` is the first try. Raises Refused when it refuses what none of the wanted

@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from proxyctl import steady
+from proxyctl import identity, steady
 from proxyctl.cycle import Course, Parts, Policy
 from proxyctl.fileset import FileSet
 from proxyctl.leaving import Leaving
@@ -189,11 +189,11 @@ class Controller:
             self.nginx = nginx = await parts.nginx.ensure()
         self.plan = plan = self._plan(course, nginx)
         trusted = () if self.live else self.state.live_targets
-        parts.prober.watch(plan.probes, trusted)
+        parts.prober.watch(plan.probes.values(), trusted)
         if trusted:
             plan = self.plan = self._plan(course, nginx)
         plan = await self._roll(course, nginx, plan)
-        if self._patience.waits(plan, parts.tester.parsing, urgent=wake.urgent):
+        if self._patience.waits(plan, parts.tester.parsing, parts.prober.unasked, urgent=wake.urgent):
             self._timers.later(0.05, "waiting for the first checks")
             return
         self._publication.drain = drain.phase(self.state.drain, steady.now())
@@ -362,9 +362,8 @@ class Controller:
 
     def _intend(self, table: RouteTable) -> None:
         """Saves what nginx is about to be told beside what it knows, so that a crash before the proof forgets no target."""
-        known = {id(vhost) for vhost in self.published.vhosts}
-        wanted = set(generations.carrying(vhost for vhost in table.vhosts if id(vhost) not in known))
-        news = wanted - set(self.state.live_targets) if wanted else wanted
+        _, new = identity.between(self.published.vhosts, table.vhosts)
+        news = set(generations.carrying(new)).difference(self.state.live_targets)
         if news:
             self._save(live_targets=(*self.state.live_targets, *sorted(news)))
 

@@ -21,11 +21,12 @@ class Patience:
         self._crowded: float | None = None
         """Since when (monotonic) a crowd warms up."""
 
-    def waits(self, plan: Plan, parsing: float, *, urgent: bool) -> bool:
+    def waits(self, plan: Plan, parsing: float, unasked: int, *, urgent: bool) -> bool:
         """Where nginx needs long to parse, a crowd that warms up is published at once and not in parts; what is `urgent` does not
-        wait for it. `parsing`: seconds that nginx needs."""
+        wait for it. `parsing`: seconds that nginx needs; `unasked`: targets that wait for their first check."""
         now = time.monotonic()
         self.doubtful = self.doubtful and plan.holding > 0 and now - self._born < WARM_UP
-        crowd = parsing > LONG_PARSE and plan.holding > CROWD * len(plan.ahead.vhosts)
+        large = plan.holding > CROWD * len(plan.ahead.vhosts) or (self._crowded is not None and unasked > 0)
+        crowd = parsing > LONG_PARSE and large
         self._crowded = (self._crowded or now) if crowd else None
-        return self.doubtful or (self._crowded is not None and now - self._crowded < WARM_UP and not urgent)
+        return self.doubtful or (self._crowded is not None and now - self._crowded < max(WARM_UP, parsing) and not urgent)

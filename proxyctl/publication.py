@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from proxyctl import identity
 from proxyctl.acceptance import Acceptance
 from proxyctl.cycle import Course, Parts, Policy
 from proxyctl.fileset import FileSet
-from proxyctl.model import DrainPhase, Plan, RouteTable, Snapshot, Wake
+from proxyctl.model import DrainPhase, Plan, RouteTable, Snapshot, VirtualHost, Wake
 from proxyctl.plan import changes
 from proxyctl.plan.quarantine import Served
 from proxyctl.publish.nginx import NginxInstance
@@ -102,15 +103,17 @@ class Publication:
         if not await self._is_live(fileset, nginx, course.wake):
             with course.stage("test"):
                 tested = await self.acceptance.accept(wanted, fileset, lambda part: self.render(course, part, nginx), nginx)
-            fileset, served = tested.draft.fileset, self.acceptance.reduce(wanted, coming)
-            course.changes = changes.between(self.table, served.table)
+            if tested.draft.fileset is not fileset:
+                fileset, served = tested.draft.fileset, self.acceptance.reduce(wanted, coming)
+                course.changes = changes.between(self.table, served.table)
             if not await self._is_live(fileset, nginx, course.wake):
                 self.retirement.attempted(served.table)
                 intend(served.table)
                 await self._publish(course, tested, wanted, nginx)
         if self.table is not served.table:
+            gone, new = (_places(vhosts) for vhosts in identity.between(self.table.vhosts, served.table.vhosts))
+            self.places = (self.places if self.table.vhosts else frozenset()) - gone | new
             self.table = served.table
-            self.places = frozenset([vhost.host + loc.path for vhost in served.table.vhosts for loc in vhost.locations])
         self.acceptance.is_live(served, fileset)
         self._last_digest = fileset.digest
         await self._retire(course, snapshot, nginx)
@@ -188,3 +191,7 @@ class Publication:
         except NotProved as error:
             raise NotProved(f"{why.reason}; and the last good configuration could not be proved: {error.reason}") from error
         raise PutBack(f"{why.reason}; the last good configuration is back", blamed)
+
+
+def _places(vhosts: Iterable[VirtualHost]) -> frozenset[str]:
+    return frozenset([vhost.host + location.path for vhost in vhosts for location in vhost.locations])

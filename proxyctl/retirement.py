@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 
+from proxyctl import identity
 from proxyctl.fileset import Generation
 from proxyctl.model import RouteTable, Snapshot, Target
 from proxyctl.plan import generations
@@ -17,7 +18,10 @@ class Retirement:
 
     def __init__(self, past: Iterable[Generation], served: Iterable[Target]) -> None:
         self.generations = tuple(past)
-        self._served: Mapping[Target, str] = dict.fromkeys(served, "")
+        self._table = RouteTable()
+        """The one that was proved last."""
+        self._beside: Mapping[Target, str] = dict.fromkeys(served, "")
+        """What workers may know beside it."""
         self._told: set[int] = set()
 
     @property
@@ -43,14 +47,17 @@ class Retirement:
 
     def attempted(self, table: RouteTable) -> None:
         """nginx is about to be given `table`: workers may know it even when it is never proved."""
-        self._served = {**generations.serving(table), **self._served}
+        _, new = identity.between(self._table.vhosts, table.vhosts)
+        self._beside = {**generations.serving(new), **self._beside}
 
     def proved(self, live: Live, table: RouteTable) -> None:
         """nginx serves `table`; the workers that end in it know what was served until now."""
-        served = generations.serving(table)
+        gone, _ = identity.between(self._table.vhosts, table.vhosts)
+        before = {**self._beside, **generations.serving(gone)}
         run = f"{live.nginx_id} {live.nginx_started_at}"
-        self.generations = generations.advance(self.generations, run, live.ending, self._served, served)
-        self._served = served
+        now = generations.serving(table.vhosts) if before else {}
+        self.generations = generations.advance(self.generations, run, live.ending, before, now)
+        self._table, self._beside = table, {}
 
     async def end(
         self, snapshot: Snapshot, table: RouteTable, living: Callable[[], Awaitable[frozenset[int]]]

@@ -173,13 +173,13 @@ async def _ask_health(options: Options, note: Note) -> Targets | None:
         return None
 
 
-def _standing(probes: tuple[Probe, ...], told: Targets | None) -> Mapping[ProbeKey, ProbeResult]:
+def _standing(probes: Mapping[ProbeKey, Probe], told: Targets | None) -> Mapping[ProbeKey, ProbeResult]:
     if told is None:
-        return {probe.key: ProbeResult("healthy", "", 0.0) for probe in probes}
+        return dict.fromkeys(probes, ProbeResult("healthy", "", 0.0))
     known: dict[Target, ProbeResult] = {}
     for item in told.targets:
         target = item.target
         if target.state in ("warming", "healthy", "unhealthy"):
             key = Target(target.container_id, target.endpoint_id, target.address, target.port)
             known[key] = ProbeResult(target.state, target.reason, 0.0)
-    return {probe.key: known[probe.target] for probe in probes if probe.target in known}
+    return {key: known[key[0]] for key in probes if key[0] in known}

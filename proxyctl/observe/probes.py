@@ -14,12 +14,12 @@ import random
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import aiohttp
 from yarl import URL
 
-from proxyctl import steady
+from proxyctl import identity, steady
 from proxyctl.model import Probe, ProbeKey, ProbeResult, ProbeState
 
 WARM_FIRST = 0.003
@@ -42,7 +42,7 @@ class Prober:
 
     def __init__(self, changed: Callable[[Probe, ProbeResult, float], None]) -> None:
         self._changed = changed
-        self._probes: Iterable[Probe] = ()
+        self._probes: Collection[Probe] = ()
         self._watched: dict[ProbeKey, _Watch] = {}
         self._due: deque[tuple[_Watch, int]] = deque()
         self._checks: set[asyncio.Task[None]] = set()
@@ -51,22 +51,26 @@ class Prober:
         self._pumping = False
         self._session: aiohttp.ClientSession | None = None
         self.standing: dict[ProbeKey, ProbeResult] = {}
+        """Of those that have been asked, or are being asked for the first time."""
+        self.unasked = 0
+        """How many wait for that."""
 
-    def watch(self, probes: Iterable[Probe], trusted: Iterable[ProbeKey] = ()) -> None:
+    def watch(self, probes: Collection[Probe], trusted: Iterable[ProbeKey] = ()) -> None:
         """Watches exactly these. A target in `trusted` starts as healthy: it was, when it was last live."""
-        if probes is self._probes:
-            return
-        self._probes = probes
-        wanted = {probe.key: probe for probe in probes}
-        for key in self._watched.keys() - wanted.keys():
-            self._watched.pop(key).stop()
-            del self.standing[key]
-        known = frozenset(trusted)
-        for key, probe in wanted.items():
-            if key in self._watched:
-                self._watched[key].update(probe)
+        gone, new = identity.between(self._probes, probes)
+        self._probes, coming = probes, {probe.key for probe in new}
+        for probe in gone:
+            if probe.key not in coming:
+                watch = self._watched.pop(probe.key)
+                watch.stop()
+                self.unasked -= not watch.asked
+                self.standing.pop(probe.key, None)
+        known = frozenset(trusted) if new else ()
+        for probe in new:
+            if probe.key in self._watched:
+                self._watched[probe.key].update(probe)
             else:
-                self._watched[key] = _Watch(probe, self, healthy=key in known)
+                self._watched[probe.key] = _Watch(probe, self, healthy=probe.key in known)
 
     async def close(self) -> None:
         self.watch(())
@@ -112,6 +116,7 @@ class Prober:
             watch, turn = self._due.popleft()
             if watch.turn != turn:
                 continue
+            watch.ask()
             problem = _tcp_at_once(watch.probe) if watch.probe.check.type == "tcp" else None
             if problem is None:
                 watch.task = task = asyncio.create_task(self._check(watch), name=f"probe {watch.probe.target.address}")
@@ -158,7 +163,7 @@ class Prober:
 class _Watch:
     """One target under watch."""
 
-    __slots__ = ("_bad", "_began", "_born", "_good", "_prober", "_timer", "probe", "result", "task", "turn")
+    __slots__ = ("_bad", "_began", "_born", "_good", "_prober", "_timer", "asked", "probe", "result", "task", "turn")
 
     def __init__(self, probe: Probe, prober: Prober, *, healthy: bool) -> None:
         self.probe = probe
@@ -169,13 +174,27 @@ class _Watch:
         self.task: asyncio.Task[None] | None = None
         self.turn = 0
         """Counts what is scheduled: an older turn is not taken."""
-        self.result = prober.standing[probe.key] = ProbeResult("healthy" if healthy else "warming", "", steady.now())
+        self.result = ProbeResult("healthy" if healthy else "warming", "", steady.now())
+        self.asked = False
+        prober.unasked += 1
+        if healthy:
+            self.ask()
         self._begin()
         self._object()
 
     def _begin(self) -> None:
-        if self.probe.check.type not in ("none", "docker"):
+        if self.probe.check.type in ("none", "docker"):
+            self.ask()
+        else:
             self._prober.due(self)
+
+    def ask(self) -> None:
+        """It is asked now. It warms up since then: where thousands are to be asked, it may be a while until its turn."""
+        if not self.asked:
+            self.asked = True
+            self._prober.unasked -= 1
+            self._began = self._born = time.monotonic()
+            self.result = self._prober.standing[self.probe.key] = ProbeResult(self.result.state, self.result.reason, steady.now())
 
     def stop(self) -> None:
         """Whatever is scheduled or under way does not count any more."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
+from proxyctl import identity
 from proxyctl.model import Location, RouteTable, VirtualHost
 
 MOST = 50
@@ -12,11 +13,7 @@ MOST = 50
 def between(before: RouteTable, after: RouteTable) -> tuple[str, ...]:
     """`+ a.example/git -> cgit`, `a.example/git: cgit-2 in, cgit-1 out (stopping)`, `- a.example/git`; at most
     MOST lines."""
-    if before == after:
-        return ()
-    hosts_before, hosts_after = ({vhost.host: vhost for vhost in table.vhosts} for table in (before, after))
-    changed = {host for host in hosts_before.keys() | hosts_after.keys() if hosts_before.get(host) is not hosts_after.get(host)}
-    old, new = _by_place(hosts_before, changed), _by_place(hosts_after, changed)
+    old, new = map(_by_place, identity.between(before.vhosts, after.vhosts))
     lines = [f"- {place}" for place in old.keys() - new.keys()]
     for place in new.keys() - old.keys():
         serving = ", ".join(t.container for t in new[place].serving)
@@ -29,8 +26,8 @@ def between(before: RouteTable, after: RouteTable) -> tuple[str, ...]:
     return (*lines[:MOST], f"... and {len(lines) - MOST} more") if len(lines) > MOST else tuple(lines)
 
 
-def _by_place(vhosts: Mapping[str, VirtualHost], hosts: Iterable[str]) -> dict[str, Location]:
-    return {host + location.path: location for host in hosts if host in vhosts for location in vhosts[host].locations}
+def _by_place(vhosts: Iterable[VirtualHost]) -> dict[str, Location]:
+    return {vhost.host + location.path: location for vhost in vhosts for location in vhost.locations}
 
 
 def _moved(old: Location, new: Location) -> str:

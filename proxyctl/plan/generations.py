@@ -12,14 +12,14 @@ from proxyctl.fileset import Freed, Generation
 from proxyctl.model import ProbeKey, RouteTable, Snapshot, Target, VirtualHost
 
 
-def serving(table: RouteTable) -> dict[Target, str]:
+def serving(vhosts: Iterable[VirtualHost]) -> dict[Target, str]:
     """Targets that nginx is told about, with their services."""
-    return {t.target: t.service for vhost in table.vhosts for location in vhost.locations for t in location.serving}
+    return {t.target: t.service for vhost in vhosts for location in vhost.locations for t in location.targets if t.serving}
 
 
 def carrying(vhosts: Iterable[VirtualHost]) -> Iterator[ProbeKey]:
     """Targets that nginx is told about, each with its route."""
-    return ((t.target, location.route) for vhost in vhosts for location in vhost.locations for t in location.serving)
+    return ((t.target, location.route) for vhost in vhosts for location in vhost.locations for t in location.targets if t.serving)
 
 
 def advance(

@@ -12,6 +12,7 @@ from proxyctl.model import (
     Container,
     Owner,
     Plan,
+    Probe,
     ProbeKey,
     ProbeResult,
     Rejection,
@@ -89,6 +90,7 @@ class Planner:
         self._maintenance: frozenset[str] = frozenset()
         self._founders: dict[str, Claim] = {}
         self._networks: Counter[str] = Counter()
+        self._probes: dict[ProbeKey, Probe] = {}
         self._hosts: dict[str, _Host] = {}
         self._restless: dict[str, float] = {}
         """Hosts that time alone can change -> when the next grace of theirs ends (unix)."""
@@ -178,6 +180,8 @@ class Planner:
     def _index(self, each: str, old: Asked | None, new: Asked | None) -> None:
         if old:
             self._networks.subtract(old.networks)
+            for probe in old.probes:
+                del self._probes[probe.key]
             if old.version is not None:
                 self._labelled -= Counter({old.service: 1})
             for index, keys in ((self._askers, old.hosts), (self._services, {old.service} - {""})):
@@ -188,6 +192,7 @@ class Planner:
         if new:
             self._asked[each] = new
             self._networks.update(new.networks)
+            self._probes |= {probe.key: probe for probe in new.probes}
             if new.version is not None:
                 self._labelled[new.service] += 1
             for index, keys in ((self._askers, new.hosts), (self._services, {new.service} - {""})):
@@ -358,9 +363,7 @@ class Planner:
         for host in sorted(self._rejecting):
             for rejection in self._hosts[host].rejections:
                 told.setdefault((rejection.container_id, rejection.route), rejection)
-        probes = self._plan.probes if self._plan else ()
-        if asked:
-            probes = tuple([probe for each in sorted(self._asked.values(), key=_age) for probe in each.probes])
+        probes = self._plan.probes if self._plan and not asked else dict(self._probes)
         if hosts:
             owners = dict(self._owners_flat)
             for host in hosts:

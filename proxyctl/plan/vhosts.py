@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -75,15 +76,17 @@ class Renderer:
         self._hosts_before: dict[str, _Made] = {}
         """Of the table before: what is live and what is coming are rendered in turn."""
         self._files: dict[str, tuple[str, ConfigFile]] = {}
-        self._rendered: tuple[RouteTable, tuple[object, ...], FileSet] | None = None
-        """The latest."""
+        self._rendered: deque[tuple[RouteTable, tuple[object, ...], FileSet]] = deque(maxlen=2)
 
     def render(self, table: RouteTable, nginx: NginxView, settings: NginxSettings, operator_files: Mapping[str, str]) -> FileSet:
         """Raises jinja2.TemplateError when a template is wrong, ValueError when a value is not safe to write."""
         around = (nginx, settings, dict(operator_files))
-        if self._rendered is None or self._rendered[0] is not table or self._rendered[1] != around:
-            self._rendered = (table, around, self._render(table, nginx, settings, operator_files))
-        return self._rendered[2]
+        for known, with_what, fileset in self._rendered:
+            if known is table and with_what == around:
+                return fileset
+        fileset = self._render(table, nginx, settings, operator_files)
+        self._rendered.append((table, around, fileset))
+        return fileset
 
     def _render(self, table: RouteTable, nginx: NginxView, settings: NginxSettings, operator_files: Mapping[str, str]) -> FileSet:
         common = {

@@ -49,7 +49,7 @@ class Tester:
         self._files: set[str] = set()
         """Names of objects whose forms are all accepted: most objects of a draft are those of the one before."""
         self.parsing = 0.0
-        """Seconds of the longest test."""
+        """Seconds of the longest test, all its parts together."""
 
     def untested(self, fileset: FileSet, nginx: NginxInstance) -> frozenset[str] | None:
         """The objects to show to nginx, this image of it, before it has accepted all; None when it has to see all at once."""
@@ -66,8 +66,9 @@ class Tester:
             self._files.add(name)
         return name in self._files
 
-    async def show(self, draft: Draft, nginx: NginxInstance) -> None:
-        """Lets nginx test what the draft shows of its file set. Raises Refused; EngineRefused when it could not be asked."""
+    async def show(self, draft: Draft, nginx: NginxInstance) -> float:
+        """Lets nginx test what the draft shows of its file set; returns the seconds that it took. Raises Refused; EngineRefused
+        when it could not be asked."""
         fileset = draft.fileset
         path = f"{nginx.view.conf_dir}/drafts/{fileset.draft}.conf"
         began = time.monotonic()
@@ -78,21 +79,22 @@ class Tester:
             raise EngineRefused(500, f"nginx -t could not be run (exit status {status}): {reason_of(said)}")
         if status != 0:
             raise Refused(reason_of(said))
-        self.parsing = max(self.parsing, time.monotonic() - began)
+        took = time.monotonic() - began
         if len(self._forms) > MOST_FORMS:
             self._forms, self._files = set(), set()
         shown = fileset.objects.keys() if draft.untested is None else draft.untested
         self._forms.add(fileset.frame_form)
         self._forms |= {part.forms[0] for name in shown for part in fileset.objects[name].parts if part.forms}
+        return took
 
-    async def test(self, draft: Draft, nginx: NginxInstance) -> Tested:
-        """Shows it to nginx, unless all of its file set is accepted already. Raises what `show` raises, and ValueError when it
-        leaves out something that nginx has not accepted."""
+    async def test(self, draft: Draft, nginx: NginxInstance, taken: float = 0.0) -> Tested:
+        """Shows it to nginx, unless all of its file set is accepted already. `taken`: seconds that its other parts needed. Raises
+        what `show` raises, and ValueError when it leaves out something that nginx has not accepted."""
         untested = self.untested(draft.fileset, nginx)
         if draft.untested is not None and (untested is None or not untested <= draft.untested):
             raise ValueError("the draft leaves out what nginx has not accepted")
         if untested is None or untested:
-            await self.show(draft, nginx)
+            self.parsing = max(self.parsing, taken + await self.show(draft, nginx))
         return Tested(draft, _Seal())
 
 

@@ -12,6 +12,8 @@ from proxyctl.model import Probe, ProbeResult
 from proxyctl.observe.probes import Prober
 from tests.unit import make
 
+UNASKED = ProbeResult("warming", "", 0.0)
+
 
 class Server:
     """Answers each request with the next of `statuses`, the last one for ever; 0 means no answer, -1 nonsense."""
@@ -55,8 +57,8 @@ class Watching:
 
     @property
     def result(self) -> ProbeResult:
-        (result,) = self.prober.standing.values()
-        return result
+        """Of the one target; as good as warming while it has not been asked."""
+        return next(iter(self.prober.standing.values()), UNASKED)
 
     async def until(self, true: Callable[[], object], within: float = 5.0) -> None:
         end = time.monotonic() + within

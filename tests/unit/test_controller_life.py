@@ -145,7 +145,7 @@ async def test_an_offer_that_the_engine_could_not_hear_is_judged_in_the_next_cyc
 
 async def test_a_restart_of_the_controller_sends_no_signal_and_trusts_what_was_live(rig: Rig) -> None:
     checked = site("web", said={"health.type": "tcp", "health.interval": "1h"})
-    rig.store.save(State(bench.TOKEN, live_targets=tuple(p.key for p in make.decide([checked]).probes)))
+    rig.store.save(State(bench.TOKEN, live_targets=tuple(make.decide([checked]).probes)))
     rig.build()
     good = await rig.live(checked)
     rig.build()

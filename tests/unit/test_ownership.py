@@ -240,7 +240,7 @@ def part(plan: Plan, names: set[str]) -> object:
     return (
         {key: place for key, place in places(plan.table).items() if {t.container for t in place.targets} & names},
         [rejection for rejection in plan.rejections if rejection.container in names],
-        [probe for probe in plan.probes if probe.target.container_id.removeprefix("id-") in names],
+        {key: probe for key, probe in plan.probes.items() if key[0].container_id.removeprefix("id-") in names},
         {key: owner for key, owner in plan.owners.items() if owner.service in ("shop", "git")},
     )
 
@@ -342,7 +342,7 @@ def test_a_planner_that_remembers_decides_as_one_that_does_not(happened: list[tu
                 carrying = others
             case ("maintenance", services):
                 closed = services
-        keys = [probe.key for probe in plan.probes] if plan else []
+        keys = list(plan.probes) if plan else []
         judged = {key: results[key[0].container_id] for key in keys if key[0].container_id in results}
         inputs = routes.Inputs(
             snapshot=Snapshot(here, stopping),

@@ -93,6 +93,7 @@ async def test_a_change_is_told_with_the_time_of_the_check_that_began_it(server:
 async def test_a_change_has_its_own_time_and_a_new_reason_has_not(server: Server, watching: Watching) -> None:
     server.statuses = [500, 500, 404]
     watching.prober.watch([http(server)])
+    await watching.until(lambda: "500" in watching.result.reason)
     first = watching.result.since_unix
     await watching.until(lambda: "404" in watching.result.reason)
     assert watching.result.since_unix == first
@@ -214,9 +215,30 @@ async def test_another_start_of_a_container_is_another_target(server: Server, wa
 async def test_one_route_that_fails_says_nothing_about_another_of_the_same_target(server: Server, watching: Watching) -> None:
     good, bad = http(server), replace(http(server, status=((404, 404),)), route="x")
     watching.prober.watch([good, bad])
-    await watching.until(lambda: watching.prober.standing[good.key].state == "healthy")
-    await watching.until(lambda: watching.prober.standing[bad.key].reason)
+    standing = watching.prober.standing
+    await watching.until(lambda: good.key in standing and standing[good.key].state == "healthy")
+    await watching.until(lambda: bad.key in standing and standing[bad.key].reason)
     assert watching.prober.standing[bad.key].state == "warming"
+
+
+async def test_a_target_warms_up_since_it_was_asked_first(
+    server: Server, watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where thousands are to be asked, some wait for longer than a start may take."""
+    monkeypatch.setattr(probes, "AT_ONCE", 1)
+    server.statuses = [-1]
+    first, second = http(server, timeout=0.3), replace(http(server), route="x")
+    watching.prober.watch([first, second])
+    assert (watching.prober.unasked, watching.prober.standing) == (2, {})
+    await watching.until(lambda: first.key in watching.prober.standing)
+    assert (watching.prober.unasked, list(watching.prober.standing)) == (1, [first.key])
+    await watching.until(lambda: second.key in watching.prober.standing)
+    assert watching.prober.unasked == 0
+    assert watching.prober.standing[second.key].since_unix - watching.prober.standing[first.key].since_unix > 0.2
+    watching.prober.watch([first, replace(second, route="y")])
+    assert watching.prober.unasked == 1
+    watching.prober.watch([first])
+    assert watching.prober.unasked == 0
 
 
 async def test_so_many_checks_at_once_and_no_more(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

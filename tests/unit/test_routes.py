@@ -124,7 +124,7 @@ def test_a_container_that_is_being_created_is_tested_ahead_and_not_routed() -> N
     assert places(plan.table) == {}
     assert serving(plan.ahead) == {"a.example/": ["web-1"]}
     assert plan.networks == {"front"}
-    assert plan.probes == ()
+    assert plan.probes == {}
 
 
 def test_a_container_that_is_created_and_not_started_does_not_ask_for_another_decision_every_second() -> None:
@@ -144,17 +144,17 @@ def test_every_route_of_every_living_target_is_probed_as_its_labels_say() -> Non
         "web-1", A | {"routes.x.host": "x.example", "routes.x.health.path": "/up", "scheme": "https"}, health="healthy"
     )
     plan = decide([two, web("web-2", state="exited")])
-    assert [(p.route, p.check.type, p.check.path, p.scheme, p.docker_health) for p in plan.probes] == [
+    assert [(p.route, p.check.type, p.check.path, p.scheme, p.docker_health) for p in plan.probes.values()] == [
         ("default", "tcp", "/", "https", "healthy"),
         ("x", "http", "/up", "https", "healthy"),
     ]
-    assert {p.target for p in plan.probes} == {Target("id-web-1", "web-1@front", "10.0.0.5", 80)}
+    assert {target for target, _ in plan.probes} == {Target("id-web-1", "web-1@front", "10.0.0.5", 80)}
 
 
 def test_a_target_behind_a_published_port_is_checked_through_that_port() -> None:
     published = (PublishedPort(80, "0.0.0.0", 32768),)
     far = container("web-1", A, networks={"far": "10.7.0.5"}, published=published)
-    (probe,) = decide([far], join=False).probes
+    (probe,) = decide([far], join=False).probes.values()
     assert (probe.target.port, probe.check.port) == (32768, 32768)
 
 
