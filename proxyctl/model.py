@@ -202,10 +202,10 @@ class Probe:
     check: HealthCheck
     docker_health: DockerHealth
     scheme: Scheme
+    key: ProbeKey = field(init=False, compare=False, repr=False)
 
-    @property
-    def key(self) -> ProbeKey:
-        return (self.target, self.route)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.target, self.route))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,7 @@ class Location:
 
     @property
     def serving(self) -> tuple[RoutedTarget, ...]:
-        return tuple(t for t in self.targets if t.serving)
+        return tuple([t for t in self.targets if t.serving])
 
 
 @dataclass(frozen=True, slots=True)

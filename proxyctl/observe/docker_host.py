@@ -24,13 +24,13 @@ from docker.utils import kwargs_from_env
 from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable
 from proxyctl.observe.engine_json import (
     NOT_UNDERSTOOD,
-    UPTIME,
     json_lines,
     json_object,
     read_events,
     read_inspected,
     read_listed,
     read_titles,
+    without_uptime,
 )
 from proxyctl.processes import family
 
@@ -148,7 +148,7 @@ class DockerHost:
                 said += chunk
         before, self._said = self._said, {}
         for raw in msgspec.json.decode(said, type=list[msgspec.Raw]):
-            key = hash(UPTIME.sub(b"", bytes(raw)))
+            key = hash(without_uptime(bytes(raw)))
             self._said[key] = before.get(key) or self._cut(read_listed(msgspec.json.decode(raw)))
         return list(self._said.values())
 

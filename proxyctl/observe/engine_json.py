@@ -34,10 +34,18 @@ NOT_UNDERSTOOD = (
 LONGEST_EVENT = 4 << 20
 """Bytes. An event has all labels of its container."""
 
-UPTIME = re.compile(rb'(?<="Status":")[^"(]*')
-"""How long a container has been in its state, in words: nothing that matters."""
+STATUS = b'"Status":"'
 
 log = structlog.get_logger()
+
+
+def without_uptime(raw: bytes) -> tuple[bytes, bytes]:
+    """One entry of the list without how long its container has been in its state, in words: nothing that matters. Its health,
+    which comes after that in parentheses, does."""
+    before, _, after = raw.partition(STATUS)
+    end = after.find(b'"')
+    health = after.find(b"(", 0, end)
+    return before, after[health if health >= 0 else end :]
 
 
 def json_object(raw: Any) -> dict[str, Any]:

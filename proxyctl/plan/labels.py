@@ -71,6 +71,8 @@ CONTAINER_KEYS: Mapping[str, Parser] = {
     "rollout.steps": values.steps,
     "rollout.drain": lambda text: values.duration(text, 1, 7 * 86400),
 }
+_OF_A_ROUTE = {**ROUTE_KEYS, **TARGET_KEYS}
+_PLAINLY = {**_OF_A_ROUTE, **CONTAINER_KEYS}
 _ROLLOUT = {"rollout": "strategy"} | {f"rollout.{key}": key for key in ("bake", "deadline", "retire", "steps", "drain")}
 
 _ROUTE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
@@ -208,7 +210,7 @@ class _Reader:
         return groups
 
     def _parser(self, route: str, key: str) -> Parser | None:
-        known = {**ROUTE_KEYS, **TARGET_KEYS, **({} if route else CONTAINER_KEYS)}
+        known = _OF_A_ROUTE if route else _PLAINLY
         if key in known:
             return known[key]
         if key in CONTAINER_KEYS:

@@ -8,7 +8,7 @@ of another project joins a service only when that service's own containers name 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from proxyctl.model import Container, Owner, Rejection, RejectionReason, RouteSpec, ServiceSpec, Target
@@ -53,18 +53,17 @@ class Claim:
     container: Container
     target: Target | None
     """None: not running, or not reachable."""
+    project: str = field(init=False, compare=False, repr=False)
+    present: bool = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """What each decision about a place asks several times."""
+        object.__setattr__(self, "project", project_of(self.container))
+        object.__setattr__(self, "present", self.container.state in PRESENT)
 
     @property
     def age(self) -> tuple[float, str]:
         return (self.spec.created_unix, self.spec.container_id)
-
-    @property
-    def project(self) -> str:
-        return project_of(self.container)
-
-    @property
-    def present(self) -> bool:
-        return self.container.state in PRESENT
 
 
 def project_of(container: Container) -> str:
@@ -137,7 +136,7 @@ class Court:
             if not admitted:
                 continue
             owner = self._next(admitted, before.get(host + path), lambda claim, one: claim.spec.service == one.service)
-            owners[host + path] = owner
+            owners[host + path] = owners[host] if owner == owners[host] else owner
             owned[path] = self._agreeing(place, [c for c in admitted if c.spec.service == owner.service])
             for claim in admitted:
                 if claim.spec.service != owner.service:

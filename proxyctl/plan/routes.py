@@ -180,7 +180,7 @@ def location_of(
     healthy = [t for t in able if t.state == "healthy"]
     alive = [t for t in able if t.state == "unhealthy"] or [t for t in able if t.state == "stopping"]
     weights = _weights(() if maintenance else healthy or alive, shares)
-    targets = tuple(replace(t, serving=True, weight=weights[t.target]) if t.target in weights else t for t in judged)
+    targets = tuple([_carrying(t, weights[t.target]) if t.target in weights else t for t in judged])
     return Location(
         path=path,
         strip_path=route.strip_path if route else False,
@@ -191,6 +191,10 @@ def location_of(
         fail_open=bool(weights) and not healthy,
         maintenance=maintenance,
     )
+
+
+def _carrying(t: RoutedTarget, weight: int) -> RoutedTarget:
+    return RoutedTarget(t.target, t.container, t.service, weight, t.state, t.reason, serving=True, version=t.version)
 
 
 def _with_stand_in(judged: Iterable[RoutedTarget], shares: Shares | None) -> Shares | None:

@@ -35,8 +35,31 @@ GROUP_DIGITS = 2
 
 _SAFE = re.compile(r"[A-Za-z0-9._~+@:=*/\[\]-]*", re.ASCII)
 _NOBODY = Location(path="/", strip_path=False, scheme="http", service="", route="", targets=(), fail_open=False)
-_BLANK = ({"address": "127.0.0.1", "port": 1, "weight": 1},)
 _SAMPLE = VirtualHost("sample.proxyctl.invalid", (_NOBODY, replace(_NOBODY, path="/p", strip_path=True)))
+
+
+@dataclass(slots=True)
+class _Shown:
+    """A location as templates see it. Not a dictionary: Jinja looks for attributes first, and a miss is dear."""
+
+    path: str
+    strip_path: bool
+    scheme: str
+    upstream: str
+    alive: bool
+    maintenance: bool
+
+
+@dataclass(slots=True)
+class _Server:
+    """A target as templates see it."""
+
+    address: str
+    port: int
+    weight: int
+
+
+_BLANK = (_Server("127.0.0.1", 1, 1),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +166,11 @@ class Renderer:
         return self._text("manifest.conf.j2", context, objects=objects, digest=digest)
 
     def _text(self, template: str, context: Mapping[str, object], **more: object) -> str:
+        """As `Template.render` does it, which makes a new dictionary of all globals each time: a third of what a host costs."""
         try:
-            return self._environment.get_template(template).render(context, **more)
+            found = self._environment.get_template(template)
+            everything = {**self._environment.globals, **context, **more}
+            return "".join(found.root_render_func(found.new_context(everything, shared=True)))
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise TemplateError(f"{template}: {error}") from error
 
@@ -187,20 +213,20 @@ class Renderer:
 
     def _server(self, vhost: VirtualHost, alive: Callable[[Location], bool]) -> str:
         locations = [
-            {
-                "path": _safe(location.path),
-                "strip_path": location.strip_path,
-                "scheme": location.scheme,
-                "upstream": upstream_name(vhost.host, location.path),
-                "alive": alive(location) and not location.maintenance,
-                "maintenance": location.maintenance,
-            }
+            _Shown(
+                path=_safe(location.path),
+                strip_path=location.strip_path,
+                scheme=location.scheme,
+                upstream=upstream_name(vhost.host, location.path),
+                alive=alive(location) and not location.maintenance,
+                maintenance=location.maintenance,
+            )
             for location in vhost.locations
         ]
         return self._text("server.conf.j2", self._common, name=_safe(vhost.host), locations=locations)
 
     def _upstream(self, host: str, location: Location) -> str:
-        servers = [{"address": _bracketed(t.target.address), "port": t.target.port, "weight": t.weight} for t in location.serving]
+        servers = [_Server(_bracketed(t.target.address), t.target.port, t.weight) for t in location.serving]
         return self._text("upstream.conf.j2", {"name": upstream_name(host, location.path)}, servers=servers or _BLANK)
 
 

@@ -226,7 +226,7 @@ async def test_a_target_warms_up_since_it_was_asked_first(
 ) -> None:
     """Where thousands are to be asked, some wait for longer than a start may take."""
     monkeypatch.setattr(probes, "AT_ONCE", 1)
-    server.statuses = [-1]
+    server.statuses = [0]
     first, second = http(server, timeout=0.3), replace(http(server), route="x")
     watching.prober.watch([first, second])
     assert (watching.prober.unasked, watching.prober.standing) == (2, {})
@@ -239,6 +239,19 @@ async def test_a_target_warms_up_since_it_was_asked_first(
     assert watching.prober.unasked == 1
     watching.prober.watch([first])
     assert watching.prober.unasked == 0
+
+
+async def test_a_target_that_has_passed_is_asked_again_before_others_are_asked_first(
+    server: Server, watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "AT_ONCE", 1)
+    monkeypatch.setattr(probes, "IN_A_TURN", 1)
+    monkeypatch.setattr(probes, "WARM_FIRST", 0.0)
+    server.statuses = [503]
+    slow, fast = http(server), tcp(server, rise=2)
+    watching.prober.watch([fast, *(replace(slow, route=f"slow-{n}") for n in range(200))])
+    await watching.until(lambda: fast.key in (standing := watching.prober.standing) and standing[fast.key].state == "healthy")
+    assert watching.prober.unasked > 150
 
 
 async def test_so_many_checks_at_once_and_no_more(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
