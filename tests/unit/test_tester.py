@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,22 @@ async def test_an_nginx_that_crashes_on_a_draft_has_refused_it(here: Bench, monk
     monkeypatch.setattr(here.engine, "execute", execute)
     with pytest.raises(testing.Refused, match="crashes"):
         await here.test(ONE)
+
+
+async def test_what_all_parts_of_a_test_took_is_what_nginx_needs_to_parse(here: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute = here.engine.execute
+
+    async def slowly(container: str, argv: list[str]) -> tuple[int, str]:
+        await asyncio.sleep(0.02)
+        return await execute(container, argv)
+
+    monkeypatch.setattr(here.engine, "execute", slowly)
+    crowd = table(*((f"h{number}.example", location("/", routed())) for number in range(1500)))
+    fileset, nginx = make.render(crowd, here.view), bench.instance(here.engine, view=here.view)
+    await Acceptance(here.drafts, here.tester, Served(RouteTable(), {})).test(fileset, nginx)
+    parts = len(here.engine.did("test"))
+    assert parts > 4
+    assert here.tester.parsing >= 0.02 * parts
 
 
 async def test_thousands_of_hosts_are_shown_in_parts_and_what_is_hand_written_with_each(here: Bench) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxyctl.model import DrainPhase, Location, RouteTable, Scheme
-from proxyctl.plan.vhosts import upstream_name, without_targets
+from proxyctl.plan.vhosts import Renderer, upstream_name, without_targets
 from tests.unit import make, nginx_tree
 from tests.unit.make import location, routed, table
 from tests.unit.nginx_tree import Directive
@@ -245,3 +245,12 @@ def test_a_table_without_targets_is_what_nginx_answers_when_nothing_lives() -> N
     before = table(("a.example", location("/", routed())))
     assert without_targets(before) == table(("a.example", location("/")))
     assert isinstance(without_targets(before).vhosts[0].locations[0], Location)
+
+
+def test_an_own_template_has_what_jinja_gives_to_all() -> None:
+    """`range`, `namespace`: the names that every template can use."""
+    own = (
+        "{% set seen = namespace(n=0) %}{% for n in range(3) %}{% set seen.n = seen.n + n %}{% endfor %}# {{ seen.n }} {{ name }}"
+    )
+    fileset = make.render(make.site(), renderer=Renderer(make.templates(server=own)))
+    assert any("# 3 a.example" in file.text for file in fileset.objects.values())
