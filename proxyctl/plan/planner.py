@@ -26,6 +26,7 @@ from proxyctl.plan.routes import (
     HOPEFUL,
     Asked,
     Inputs,
+    age,
     claim_of,
     has_stand_in,
     is_young,
@@ -125,6 +126,9 @@ class Planner:
             self._decide(host, inputs)
             if self._labelled:
                 self._stirred.update([self._asked[each].service for each in self._askers.get(host, ())])
+        for index in (self._coming, self._holding, self._restless):
+            if not index:
+                index.clear()  # which gives its memory back: at a start, every host was in it
         if self._plan is None or hosts or asked:
             self._plan = self._sum_up(hosts, before, asked=asked or self._plan is None)
         return self._plan
@@ -170,7 +174,7 @@ class Planner:
                 services.add(asked.service)
             self._index(each, old, new)
         self._stirred |= services
-        self._lent = frozenset(each for each in self._lent | changed if each in now and _is_lent(now[each]))
+        self._lent = frozenset(each for each in self._lent | changed if each in self._asked and self._asked[each].is_lent)
         for service in services - {""}:
             self._founders.pop(service, None)
             hosts |= {host for each in self._services.get(service, ()) for host in self._asked[each].hosts}
@@ -302,7 +306,7 @@ class Planner:
 
     def _decide(self, host: str, inputs: Inputs) -> None:
         """Everything about one host."""
-        askers = sorted((self._asked[each] for each in self._askers.get(host, ())), key=_age)
+        askers = sorted((self._asked[each] for each in self._askers.get(host, ())), key=age)
         places: dict[str, list[Claim]] = {}
         for asked in askers:
             for claim in asked.claims:
@@ -337,9 +341,10 @@ class Planner:
                 host, [location_of(HOPEFUL, stopping, path, group, newest(group)) for path, group in sorted(owned.items())]
             )
         before = self._hosts.get(host)
+        vhost = _as_before(before, vhost)
         self._hosts[host] = _Host(
-            vhost=before.vhost if before and before.vhost == vhost else vhost,
-            ahead=before.ahead if before and before.ahead == ahead else ahead,
+            vhost=vhost,
+            ahead=_as_before(before, ahead) if coming else vhost,
             rejections=tuple(court.rejections),
             admitted=self._admitted(owned) if self._labelled else NOBODY,
         )
@@ -384,14 +389,11 @@ class Planner:
 
     def _refused(self) -> Iterator[Rejection]:
         """What containers ask for and cannot have. That nginx cannot reach one which ends is no mistake of its labels."""
-        for asked in sorted((each for each in self._asked.values() if each.rejections), key=_age):
+        for asked in sorted((each for each in self._asked.values() if each.rejections), key=age):
             ends = asked.container.id in self._stopping
             yield from (one for one in asked.rejections if not (ends and one.reason == "unreachable"))
 
 
-def _age(asked: Asked) -> tuple[float, str]:
-    return (asked.container.created_unix, asked.container.id)
-
-
-def _is_lent(container: Container) -> bool:
-    return container.network_mode.startswith("container:")
+def _as_before(before: _Host | None, vhost: VirtualHost | None) -> VirtualHost | None:
+    """The object that there was, where it says the same: what was to come has come."""
+    return next((known for known in (before.vhost, before.ahead) if known == vhost), vhost) if before else vhost

@@ -74,6 +74,11 @@ class Asked:
     networks: tuple[str, ...] = ()
 
     @property
+    def is_lent(self) -> bool:
+        """Whether its network is another container's."""
+        return self.container.network_mode.startswith("container:")
+
+    @property
     def hosts(self) -> frozenset[str]:
         return frozenset(host for claim in self.claims for host in claim.route.hosts)
 
@@ -84,6 +89,11 @@ class Asked:
     @property
     def version(self) -> Version | None:
         return self.claims[0].spec.version if self.claims else None
+
+
+def age(asked: Asked) -> tuple[float, str]:
+    """What the elder has less of."""
+    return (asked.container.created_unix, asked.container.id)
 
 
 def is_young(inputs: Inputs, claim: Claim) -> bool:

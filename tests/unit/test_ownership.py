@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -362,6 +363,18 @@ def test_a_planner_that_remembers_decides_as_one_that_does_not(happened: list[tu
         assert plan == anew.plan(inputs)
         assert versions_of(remembering, inputs) == versions_of(anew, inputs)
         owned = plan.owners
+
+
+def test_what_was_to_come_is_the_same_object_when_it_has_come() -> None:
+    """So it is not rendered and kept twice."""
+    box = container("web", {"host": "a.example"}, networks={"front": "10.0.0.2"})
+    inputs = routes.Inputs(make.snapshot([box]), {}, {}, make.view(), make.defaults(), True, {}, frozenset(), 0.0)
+    remembering = planner.Planner()
+    coming = remembering.plan(inputs)
+    assert coming.table.vhosts == ()
+    come = remembering.plan(replace(inputs, standing=dict.fromkeys(coming.probes, ProbeResult("healthy", "", 0.0))))
+    assert come.table.vhosts[0] is coming.ahead.vhosts[0]
+    assert come.ahead is come.table
 
 
 def test_a_host_that_a_hand_written_vhost_has_is_nobodys_and_everybody_is_told_the_file() -> None:
