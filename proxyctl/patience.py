@@ -7,8 +7,8 @@ import time
 from proxyctl.model import Plan
 from proxyctl.plan.routes import WARM_UP
 
-LONG_PARSE, CROWD = 0.5, 0.01
-"""Seconds; share of all hosts."""
+LONG_PARSE, CROWD, FEW = 0.5, 0.01, 10
+"""Seconds; share of all hosts; hosts that are no crowd, however few there are."""
 
 
 class Patience:
@@ -26,7 +26,7 @@ class Patience:
         wait for it. `parsing`: seconds that nginx needs; `unasked`: targets that wait for their first check."""
         now = time.monotonic()
         self.doubtful = self.doubtful and plan.holding > 0 and now - self._born < WARM_UP
-        large = plan.holding > CROWD * len(plan.ahead.vhosts) or (self._crowded is not None and unasked > 0)
+        large = plan.holding > max(FEW, CROWD * len(plan.ahead.vhosts)) or (self._crowded is not None and unasked > 0)
         crowd = parsing > LONG_PARSE and large
         self._crowded = (self._crowded or now) if crowd else None
         return self.doubtful or (self._crowded is not None and now - self._crowded < max(WARM_UP, parsing) and not urgent)

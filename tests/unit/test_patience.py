@@ -30,8 +30,13 @@ def test_what_is_urgent_waits_for_no_crowd() -> None:
     assert not Patience(doubtful=False).waits(holding(50), SLOW, 50, urgent=True)
 
 
-def test_one_host_is_no_crowd() -> None:
-    assert not Patience(doubtful=False).waits(holding(1), SLOW, 1, urgent=False)
+def test_a_few_hosts_are_no_crowd_and_a_few_of_many_are_none() -> None:
+    """A small machine may need long for an `nginx -t` of two hosts."""
+    two = replace(PLAN, ahead=make.table(("a.example", make.location("/")), ("b.example", make.location("/"))), holding=2)
+    assert not Patience(doubtful=False).waits(two, SLOW, 2, urgent=False)
+    many = replace(PLAN, ahead=make.table(*((f"h{n}.example", make.location("/")) for n in range(3000))), holding=30)
+    assert not Patience(doubtful=False).waits(many, SLOW, 30, urgent=False)
+    assert Patience(doubtful=False).waits(replace(many, holding=31), SLOW, 31, urgent=False)
 
 
 def test_the_last_of_a_crowd_are_asked_before_it_is_published() -> None:
