@@ -20,8 +20,8 @@ ATTEMPTS = 10
 """Tests in one cycle; each finds at least one culprit."""
 RETRY_FIRST, RETRY_LAST = 60.0, 3600.0
 """Seconds after which what was refused is tried again though it has not changed; doubled each time. A verdict may be wrong."""
-AT_ONCE = 32
-"""Files that one test shows."""
+AT_ONCE = 1250
+"""Hosts that one test shows, or hardly more."""
 SPLITS = 40
 """Tests in one cycle to tell the culprits among many suspects; each halves a group of them."""
 
@@ -149,8 +149,14 @@ class Acceptance:
 def _parts(fileset: FileSet, untested: frozenset[str]) -> list[frozenset[str]]:
     """What is hand-written may refer to anything, so it is in every part."""
     own = frozenset(name for name, file in fileset.objects.items() if file.parts[0].source.startswith(OWN_FILE))
-    names = sorted(untested)
-    return [own.union(names[start : start + AT_ONCE]) for start in range(0, len(names), AT_ONCE)] or [frozenset()]
+    parts, hosts = [set(own)], 0
+    for name in sorted(untested):
+        if hosts >= AT_ONCE:
+            parts.append(set(own))
+            hosts = 0
+        parts[-1].add(name)
+        hosts += len(fileset.objects[name].parts)
+    return [frozenset(part) for part in parts]
 
 
 def _halves(group: list[str]) -> list[list[str]]:

@@ -33,6 +33,8 @@ AT_ONCE = 128
 """Checks under way at the same time."""
 IN_A_TURN = 64
 """Checks begun in one turn of the loop."""
+ASKED_WITHIN = 10.0
+"""Seconds after which a target counts as asked: those before it in the queue do not answer."""
 _REFUSED = "connection refused"
 
 
@@ -66,11 +68,20 @@ class Prober:
                 self.unasked -= not watch.asked
                 self.standing.pop(probe.key, None)
         known = frozenset(trusted) if new else ()
+        fresh = []
         for probe in new:
             if probe.key in self._watched:
                 self._watched[probe.key].update(probe)
             else:
-                self._watched[probe.key] = _Watch(probe, self, healthy=probe.key in known)
+                self._watched[probe.key] = watch = _Watch(probe, self, healthy=probe.key in known)
+                fresh.append(watch)
+        if fresh:
+            asyncio.get_running_loop().call_later(ASKED_WITHIN, self._ask_all, fresh)
+
+    def _ask_all(self, watches: Iterable[_Watch]) -> None:
+        for watch in watches:
+            if self._watched.get(watch.probe.key) is watch:
+                watch.ask()
 
     async def close(self) -> None:
         self.watch(())
@@ -99,7 +110,7 @@ class Prober:
         self._pump()
 
     def due(self, watch: _Watch) -> None:
-        """One that has passed goes before all that have not been asked: among thousands, each is done with soon."""
+        """One that has passed, and not often enough yet, goes before all others: among thousands, each is done with soon."""
         (self._due.appendleft if watch.passing else self._due.append)((watch, watch.turn))
         self._pump()
 
@@ -199,8 +210,8 @@ class _Watch:
 
     @property
     def passing(self) -> bool:
-        """Whether its latest check has passed."""
-        return self._good > 0
+        """Whether its latest checks have passed, and more are wanted."""
+        return 0 < self._good < self.probe.check.rise
 
     def stop(self) -> None:
         """Whatever is scheduled or under way does not count any more."""
@@ -214,16 +225,19 @@ class _Watch:
         kind, self.probe = self.probe.check.type, probe
         if probe.check.type != kind:  # the list call does not always tell that there is a HEALTHCHECK
             self.stop()
+            self._good = self._bad = 0
             self._begin()
         self._object()
 
     def _object(self) -> None:
-        """What is known without a check: `none` passes, `docker` is what its HEALTHCHECK says, which is a veto for the rest."""
+        """What is known by now: `none` passes, `docker` is what its HEALTHCHECK says, which is a veto for the rest."""
         health, kind = self.probe.docker_health, self.probe.check.type
         if kind == "none" or (kind == "docker" and health == "healthy"):
             self._settle("healthy", "")
         elif health == "unhealthy":
             self._settle("unhealthy", "Docker's HEALTHCHECK fails")
+        elif self._good >= self.probe.check.rise:
+            self._settle("healthy", "")
 
     def _settle(self, state: ProbeState, reason: str) -> None:
         if state == "unhealthy" and self.result.state == "warming":
@@ -248,10 +262,10 @@ class _Watch:
         if problem:
             if self._bad >= check.fall or self.result.state == "warming":
                 self._settle("unhealthy", problem)
-        elif self.probe.docker_health != "unhealthy" and (self._good >= check.rise or self.result.state == "healthy"):
-            self._settle("healthy", "")
+        else:
+            self._object()
         if self.result.state == "warming":
-            taken = 0.0 if self._good else time.monotonic() - self._began
+            taken = 0.0 if self.passing else time.monotonic() - self._began
             pause = min(max(WARM_FIRST, taken * WARM_SHARE), WARM_MOST, check.interval)
             self._timer = asyncio.get_running_loop().call_later(pause, self._prober.due, self)
         else:
@@ -261,12 +275,12 @@ class _Watch:
 def _tcp_at_once(probe: Probe) -> str | None:
     """The result of a check that needs no waiting; None when it does."""
     address, port = probe.target.address, probe.check.port
-    with _socket(address) as connection:
-        try:
+    try:
+        with _socket(address) as connection:
             refused = connection.connect_ex((address, port)) == errno.ECONNREFUSED
             result = errno.ECONNREFUSED if refused else connection.connect_ex((address, port))
-        except OSError:
-            return None
+    except OSError:
+        return None
     return "" if result in (0, errno.EISCONN) else _REFUSED if result == errno.ECONNREFUSED else None
 
 

@@ -131,7 +131,23 @@ async def test_docker_can_object_to_a_target_that_answers(server: Server, watchi
     await watching.until(lambda: len(server.heads) > asked + 2)
     assert watching.result.state == "unhealthy"
     watching.prober.watch([replace(probe, docker_health="healthy")])
-    await watching.state("healthy")
+    assert watching.told[-1] == ("healthy", ""), "its own checks have passed all the while"
+
+
+async def test_the_objection_is_the_reason_again_when_the_own_check_passes_again(server: Server, watching: Watching) -> None:
+    server.statuses = [200, 503, 200]
+    watching.prober.watch([replace(http(server), docker_health="unhealthy")])
+    await watching.until(lambda: "503" in watching.result.reason)
+    await watching.until(lambda: "HEALTHCHECK" in watching.result.reason)
+
+
+async def test_who_passes_in_vain_is_asked_ever_more_rarely(server: Server, watching: Watching) -> None:
+    """Or a few hundred of them would take every turn of the others."""
+    watching.prober.watch([replace(http(server, interval=60.0), docker_health="unhealthy")])
+    await asyncio.sleep(0.5)
+    early = len(server.heads)
+    await asyncio.sleep(0.5)
+    assert len(server.heads) - early < early / 2
 
 
 async def test_docker_cannot_make_a_target_healthy_that_does_not_answer(server: Server, watching: Watching) -> None:
@@ -158,6 +174,11 @@ async def test_a_check_that_becomes_another_kind_is_done_in_the_new_way(server: 
     server.statuses = [500]
     watching.prober.watch([probe])
     await watching.state("unhealthy")
+    server.statuses = [200]
+    await watching.state("healthy")
+    for health in ("unhealthy", "starting"):  # what another kind of check has said does not count
+        watching.prober.watch([replace(asked_by_docker, docker_health=health)])
+        assert watching.told[-1][0] == "unhealthy"
     watching.prober.watch([asked_by_docker])
     assert watching.result.state == "healthy"
     asked = len(server.heads)
@@ -239,6 +260,19 @@ async def test_a_target_warms_up_since_it_was_asked_first(
     assert watching.prober.unasked == 1
     watching.prober.watch([first])
     assert watching.prober.unasked == 0
+
+
+async def test_a_target_behind_many_that_do_not_answer_counts_as_asked_in_the_end(
+    server: Server, watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that its place says 503 like theirs, and not 404 until its turn."""
+    monkeypatch.setattr(probes, "AT_ONCE", 1)
+    monkeypatch.setattr(probes, "ASKED_WITHIN", 0.1)
+    server.statuses = [0]
+    hanging, waiting = http(server, timeout=60), replace(http(server), route="x")
+    watching.prober.watch([hanging, waiting])
+    await watching.until(lambda: waiting.key in watching.prober.standing)
+    assert (watching.prober.unasked, len(server.heads)) == (0, 1)
 
 
 async def test_a_target_that_has_passed_is_asked_again_before_others_are_asked_first(

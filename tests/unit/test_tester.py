@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxyctl import acceptance
 from proxyctl.acceptance import Acceptance
 from proxyctl.fileset import FileSet
 from proxyctl.model import EngineRefused, RouteTable
@@ -185,6 +186,7 @@ async def test_what_all_parts_of_a_test_took_is_what_nginx_needs_to_parse(here: 
         return await execute(container, argv)
 
     monkeypatch.setattr(here.engine, "execute", slowly)
+    monkeypatch.setattr(acceptance, "AT_ONCE", 250)
     crowd = table(*((f"h{number}.example", location("/", routed())) for number in range(1500)))
     fileset, nginx = make.render(crowd, here.view), bench.instance(here.engine, view=here.view)
     await Acceptance(here.drafts, here.tester, Served(RouteTable(), {})).test(fileset, nginx)
@@ -193,17 +195,20 @@ async def test_what_all_parts_of_a_test_took_is_what_nginx_needs_to_parse(here: 
     assert here.tester.parsing >= 0.02 * parts
 
 
-async def test_thousands_of_hosts_are_shown_in_parts_and_what_is_hand_written_with_each(here: Bench) -> None:
+async def test_thousands_of_hosts_are_shown_in_parts_and_what_is_hand_written_with_each(
+    here: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "AT_ONCE", 250)
     crowd = table(*((f"h{number}.example", location("/", routed())) for number in range(1500)))
     fileset, nginx = (
         make.render(crowd, here.view, operator_files={"own.conf": "server { listen 81; }\n"}),
         bench.instance(here.engine, view=here.view),
     )
     seen = here.listen()
-    acceptance = Acceptance(here.drafts, here.tester, Served(RouteTable(), {}))
-    assert (await acceptance.test(fileset, nginx)).draft.fileset is fileset
+    accepting = Acceptance(here.drafts, here.tester, Served(RouteTable(), {}))
+    assert (await accepting.test(fileset, nginx)).draft.fileset is fileset
     assert len(seen) > 4
     assert sum(text.count("server_name h") for text in seen) == 1500
     assert all("listen 81" in text and "default_server" in text for text in seen)
-    await acceptance.test(fileset, nginx)
+    await accepting.test(fileset, nginx)
     assert len(here.engine.did("test")) == len(seen)
