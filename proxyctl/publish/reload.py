@@ -31,7 +31,7 @@ LOG_AFTER = 0.4
 SIGNAL_AGAIN = 1.5
 GIVE_UP = 20.0
 """Seconds until a signal counts as lost, and until nginx counts as dead; each more for one that needs long to parse."""
-PATIENCE = 3
+PATIENCE = 5
 """Times the longest `nginx -t`, which is quicker in parts: a signal in the middle of a parse would only begin another one."""
 
 
