@@ -21,7 +21,9 @@ TITLE = "nginx: master process nginx -c /srv/nginx.conf"
 @pytest.fixture
 def pid(tmp_path: Path) -> Iterator[int]:
     """Of a process that has nginx's title, and the pid file names it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and a child inherits that
     process = subprocess.Popen([TITLE, "60"], executable="/bin/sleep")
+    signal.signal(signal.SIGHUP, before)
     (tmp_path / "pid").write_text(f"{process.pid}\n")
     yield process.pid
     process.kill()
