@@ -148,6 +148,8 @@ class Acceptance:
 
 def _parts(fileset: FileSet, untested: frozenset[str]) -> list[frozenset[str]]:
     """What is hand-written may refer to anything, so it is in every part."""
+    if not untested:
+        return [untested]
     own = frozenset(name for name, file in fileset.objects.items() if file.parts[0].source.startswith(OWN_FILE))
     parts, hosts = [set(own)], 0
     for name in sorted(untested):

@@ -19,7 +19,7 @@ from proxyctl.config import Config, ConfigError
 from proxyctl.controller import Controller
 from proxyctl.cycle import Parts, Policy
 from proxyctl.fileset import NginxWorker
-from proxyctl.model import CycleReport, EngineEvent, Probe, ProbeResult, RouteTable, Wake
+from proxyctl.model import EngineEvent, Probe, ProbeResult, RouteTable
 from proxyctl.observe import events
 from proxyctl.observe.docker_host import DockerHost
 from proxyctl.observe.inventory import Inventory
@@ -35,6 +35,7 @@ from proxyctl.publish.promote import Reference
 from proxyctl.publish.reload import Reloader
 from proxyctl.publish.test import Tester
 from proxyctl.publish.workers import workers as list_workers
+from proxyctl.report import CycleReport, Wake
 from proxyctl.serve import page, standing
 from proxyctl.serve.changes import Changes
 from proxyctl.serve.front import Front

@@ -19,7 +19,7 @@ from proxyctl import identity, steady
 from proxyctl.cycle import Course, Parts, Policy
 from proxyctl.fileset import FileSet
 from proxyctl.leaving import Leaving
-from proxyctl.model import CycleReport, Drain, DrainPhase, EngineRefused, EngineUnavailable, Plan, RouteTable, Snapshot, Wake
+from proxyctl.model import Drain, DrainPhase, EngineRefused, EngineUnavailable, Plan, RouteTable, Snapshot
 from proxyctl.patience import Patience
 from proxyctl.plan import drain, generations, planner, routes
 from proxyctl.plan.quarantine import Served
@@ -27,6 +27,7 @@ from proxyctl.publication import Publication, PutBack
 from proxyctl.publish.nginx import JoinResult, NginxInstance, NginxMissing
 from proxyctl.publish.reload import Live, NotProved
 from proxyctl.publish.test import Refused
+from proxyctl.report import CycleReport, Wake
 from proxyctl.rollouts import Rollouts
 from proxyctl.state import State
 from proxyctl.stops import Stops

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from proxyctl.model import CycleResult, Wake
 from proxyctl.observe.events import Wakes
 from proxyctl.observe.inventory import Inventory
 from proxyctl.observe.probes import Prober
@@ -19,6 +18,7 @@ from proxyctl.publish.nginx import Nginx
 from proxyctl.publish.promote import Reference
 from proxyctl.publish.reload import Reloader
 from proxyctl.publish.test import Tester
+from proxyctl.report import CycleResult, Wake
 from proxyctl.state import StateStore
 
 

@@ -14,13 +14,14 @@ from proxyctl import identity
 from proxyctl.acceptance import Acceptance
 from proxyctl.cycle import Course, Parts, Policy
 from proxyctl.fileset import FileSet
-from proxyctl.model import DrainPhase, Plan, RouteTable, Snapshot, VirtualHost, Wake
+from proxyctl.model import DrainPhase, Plan, RouteTable, Snapshot, VirtualHost
 from proxyctl.plan import changes
 from proxyctl.plan.quarantine import Served
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.publish.promote import Published
 from proxyctl.publish.reload import Live, NotProved
 from proxyctl.publish.test import Refused, Tested
+from proxyctl.report import Wake
 from proxyctl.retirement import Retirement
 from proxyctl.state import State
 

@@ -13,7 +13,8 @@ from typing import Protocol
 import stamina
 from watchfiles import awatch
 
-from proxyctl.model import EngineEvent, EngineRefused, EngineUnavailable, Wake
+from proxyctl.model import EngineEvent, EngineRefused, EngineUnavailable
+from proxyctl.report import Wake
 
 LOOK_EVERY, LOOK_SHARE = 4.0, 200.0
 """Seconds between two lists, at least, and as a multiple of what one takes."""

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Snapshot, Wake
+from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Snapshot
+from proxyctl.report import Wake
 
 SIGKILL = 9
 REUSE_WITHIN = 10.0

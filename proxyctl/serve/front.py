@@ -11,7 +11,8 @@ import structlog
 
 from proxyctl.config import Config
 from proxyctl.fileset import NginxWorker
-from proxyctl.model import CycleReport, EngineRefused, EngineUnavailable
+from proxyctl.model import EngineRefused, EngineUnavailable
+from proxyctl.report import CycleReport
 from proxyctl.serve import listeners
 from proxyctl.serve.api import Api, Sources
 from proxyctl.serve.changes import Changes

@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from proxyctl.model import CycleReport, CycleResult, Rejection
+from proxyctl.model import Rejection
+from proxyctl.report import CycleReport, CycleResult
 
 KEEP = 500
 ROTATE_AT = 1 << 20

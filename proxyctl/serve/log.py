@@ -10,7 +10,8 @@ import sys
 import stamina
 import structlog
 
-from proxyctl.model import CycleReport, Rejection
+from proxyctl.model import Rejection
+from proxyctl.report import CycleReport
 
 
 def configure() -> None:

@@ -16,7 +16,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from proxyctl.fileset import NginxWorker
-from proxyctl.model import CycleReport, CycleResult, RejectionReason, TargetState
+from proxyctl.model import RejectionReason, TargetState
+from proxyctl.report import CycleReport, CycleResult
 from proxyctl.serve import views
 from proxyctl.serve.standing import Standing
 from proxyctl.versions import Phase

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from proxyctl.model import CycleReport
+from proxyctl.report import CycleReport
 from proxyctl.serve import views
 from proxyctl.serve.standing import Standing
 

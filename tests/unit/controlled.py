@@ -10,7 +10,7 @@ from typing import Any
 
 from proxyctl.controller import Controller
 from proxyctl.cycle import Parts, Policy
-from proxyctl.model import Container, CycleReport, DrainPhase, Wake
+from proxyctl.model import Container, DrainPhase
 from proxyctl.observe.events import Wakes
 from proxyctl.observe.inventory import Inventory
 from proxyctl.observe.probes import Prober
@@ -20,6 +20,7 @@ from proxyctl.publish.draft import Drafts
 from proxyctl.publish.nginx import NginxContainer
 from proxyctl.publish.promote import Reference
 from proxyctl.publish.reload import Reloader
+from proxyctl.report import CycleReport, Wake
 from proxyctl.state import StateStore
 from tests.unit import bench, make
 

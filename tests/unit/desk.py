@@ -16,9 +16,10 @@ import aiohttp
 
 from proxyctl.config import Api, Config, State
 from proxyctl.fileset import NginxWorker
-from proxyctl.model import Container, CycleReport, CycleResult, DrainPhase, Plan, Rejection, RouteTable, Snapshot
+from proxyctl.model import Container, DrainPhase, Plan, Rejection, RouteTable, Snapshot
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.publish.reload import Live
+from proxyctl.report import CycleReport, CycleResult
 from proxyctl.serve import standing
 from proxyctl.serve.changes import Changes
 from proxyctl.serve.front import Front

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from proxyctl.model import EngineUnavailable, RouteTable, Wake
+from proxyctl.model import EngineUnavailable, RouteTable
+from proxyctl.report import Wake
 from tests.unit import crash, make
 from tests.unit.controlled import API, BEFORE, RELIST, WEB, Rig, policy, site
 

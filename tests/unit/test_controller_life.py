@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 
 from proxyctl import leaving, publication
-from proxyctl.model import EngineEvent, EngineUnavailable, Neighbours, Wake
+from proxyctl.model import EngineEvent, EngineUnavailable, Neighbours
 from proxyctl.publish.nginx import NginxInstance
+from proxyctl.report import Wake
 from proxyctl.state import State
 from tests.unit import bench, make
 from tests.unit.controlled import API, RELIST, WEB, Rig, policy, site, waiting

@@ -18,8 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxyctl import cli, config, values
 from proxyctl.cli import BROKEN_PIPE, compose, options
-from proxyctl.model import CycleReport, CycleResult, RejectionReason, RouteTable, TargetState
+from proxyctl.model import RejectionReason, RouteTable, TargetState
 from proxyctl.plan import labels, vhosts
+from proxyctl.report import CycleReport, CycleResult
 from proxyctl.serve import api, page, views
 from proxyctl.serve.metrics import METRICS, STAGES, Metrics
 from proxyctl.serve.standing import Place, Standing

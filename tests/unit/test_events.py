@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from proxyctl.model import EngineEvent, EngineRefused, EngineUnavailable, Wake
+from proxyctl.model import EngineEvent, EngineRefused, EngineUnavailable
 from proxyctl.observe import events
 from proxyctl.observe.events import EngineEvents, Wakes
+from proxyctl.report import Wake
 from tests.unit import clock
 
 # ---------------------------------------------------------------- coalescing

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Snapshot, Wake
+from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Snapshot
 from proxyctl.observe.inventory import Inventory
+from proxyctl.report import Wake
 from tests.unit.make import container
 
 WEB = container("web", {"host": "a.example"})

@@ -14,7 +14,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from proxyctl.fileset import NginxWorker
-from proxyctl.model import CycleResult, RejectionReason, TargetState
+from proxyctl.model import RejectionReason, TargetState
+from proxyctl.report import CycleResult
 from proxyctl.serve import history as remembered
 from proxyctl.serve.history import History
 from proxyctl.serve.metrics import METRICS, MOST_ACTIONS, MOST_SERVICES, OTHER

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from proxyctl.model import Container, EngineUnavailable, RouteTable, VirtualHost, Wake
+from proxyctl.model import Container, EngineUnavailable, RouteTable, VirtualHost
 from proxyctl.plan import planner, routes
 from proxyctl.plan import rollout as machine
+from proxyctl.report import Wake
 from proxyctl.versions import Illegal, Verb, Word
 from tests.unit import make
 from tests.unit.controlled import RELIST, WEB, Rig, site

@@ -210,5 +210,7 @@ async def test_thousands_of_hosts_are_shown_in_parts_and_what_is_hand_written_wi
     assert len(seen) > 4
     assert sum(text.count("server_name h") for text in seen) == 1500
     assert all("listen 81" in text and "default_server" in text for text in seen)
-    await accepting.test(fileset, nginx)
+    before = sorted(here.drafts._present)
+    assert (await accepting.test(fileset, nginx)).draft.untested == frozenset(), "nothing is written to be shown again"
+    assert sorted(here.drafts._present) == before
     assert len(here.engine.did("test")) == len(seen)

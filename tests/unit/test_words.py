@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxyctl.cli import wait as waiting_command
-from proxyctl.model import CycleReport
+from proxyctl.report import CycleReport
 from proxyctl.serve.metrics import MOST_VERSIONS, OTHER
 from proxyctl.versions import Failure, Known, Replica, ReplicaState, Rollout, Settings, Told, Verb, Word
 from tests.unit import desk as desks
