@@ -1,5 +1,6 @@
 /*
- * The web server behind the proxy in tests and in the demo: one static binary, alone in its image, one thread a connection.
+ * The web server behind the proxy in tests and in the demo: one static binary, alone in its image, a thread for each connection
+ * at a time.
  *
  *   backend [--port 80]... [--name backend] [--boot-delay 300ms] [--on-term exit|drain:2s|ignore] [--idle 75s]
  *           [--answer-for 198.18.0.0/15@DEVICE]     at every address of a prefix, too: see anyip.h
@@ -33,6 +34,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,6 +105,21 @@ static long query_number(const struct connection *c, const char *name, long fall
 {
     const char *value = query(c, name);
     return value ? strtol(value, NULL, 10) : fallback;
+}
+
+/* A connection's bytes. A receive with a timeout ends with EINTR when the process has been frozen (signal(7)). */
+static ssize_t receive(void *cookie, char *into, size_t room)
+{
+    ssize_t got;
+    do
+        got = recv((int)(intptr_t)cookie, into, room, 0);
+    while (got < 0 && errno == EINTR);
+    return got;
+}
+
+static int end_connection(void *cookie)
+{
+    return close((int)(intptr_t)cookie);
 }
 
 static bool read_head(struct connection *c)
@@ -330,9 +347,23 @@ static void dispatch(struct connection *c)
     answer_name(c);
 }
 
-static void *serve_connection(void *argument)
+struct listener {
+    int fd, port;
+    atomic_int idle; /* threads that wait for a connection */
+};
+
+static void serve_connection(struct connection *c, int fd)
 {
-    struct connection *c = argument;
+    static const int on = 1;
+    struct timeval idle = {options.idle / 1000, options.idle % 1000 * 1000};
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &idle, sizeof idle);
+    c->in = fopencookie((void *)(intptr_t)fd, "r", (cookie_io_functions_t){.read = receive, .close = end_connection});
+    c->out = fdopen(dup(fd), "w");
+    if (!c->in || !c->out) {
+        perror("cannot serve a connection");
+        _exit(1);
+    }
     while (read_head(c) && read_body(c)) {
         dispatch(c);
         if (c->close || ferror(c->out))
@@ -341,29 +372,40 @@ static void *serve_connection(void *argument)
     fclose(c->in);
     fclose(c->out);
     free(c->body);
-    free(c);
-    return NULL;
+    c->body = NULL;
 }
 
-static void start_connection(int fd, int port)
+static void start_thread(struct listener *listener);
+
+/* Takes one connection after another; who takes one when nobody else waits starts another thread that does. */
+static void *serve_connections(void *argument)
 {
-    static const int on = 1;
-    struct timeval idle = {options.idle / 1000, options.idle % 1000 * 1000};
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &idle, sizeof idle);
+    struct listener *listener = argument;
     struct connection *c = calloc(1, sizeof *c);
-    if (c) {
-        c->in = fdopen(fd, "r");
-        c->out = fdopen(dup(fd), "w");
-        c->port = port;
+    if (!c)
+        _exit(1);
+    c->port = listener->port;
+    for (;;) {
+        int fd = accept(listener->fd, NULL, NULL);
+        if (fd < 0)
+            continue;
+        if (atomic_fetch_sub(&listener->idle, 1) == 1)
+            start_thread(listener);
+        serve_connection(c, fd);
+        atomic_fetch_add(&listener->idle, 1);
     }
+}
+
+static void start_thread(struct listener *listener)
+{
     pthread_t thread;
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, STACK);
-    if (!c || !c->in || !c->out || pthread_create(&thread, &attributes, serve_connection, c)) {
-        perror("cannot serve a connection");
+    atomic_fetch_add(&listener->idle, 1);
+    if (pthread_create(&thread, &attributes, serve_connections, listener)) {
+        perror("cannot start a thread");
         _exit(1);
     }
 }
@@ -371,22 +413,20 @@ static void start_connection(int fd, int port)
 static void *serve_port(void *argument)
 {
     static const int on = 1, off = 0;
-    int port = *(int *)argument;
+    struct listener *listener = argument;
     nap(options.boot_delay);
-    struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_addr = in6addr_any, .sin6_port = htons(port)};
-    int listener = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 4096)) {
+    struct sockaddr_in6 address = {
+        .sin6_family = AF_INET6, .sin6_addr = in6addr_any, .sin6_port = htons(listener->port)};
+    listener->fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(listener->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    setsockopt(listener->fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
+    if (bind(listener->fd, (struct sockaddr *)&address, sizeof address) || listen(listener->fd, 4096)) {
         perror("cannot listen");
         _exit(1);
     }
-    fprintf(stderr, "%s listens on port %d\n", options.name, port);
-    for (;;) {
-        int fd = accept(listener, NULL, NULL);
-        if (fd >= 0)
-            start_connection(fd, port);
-    }
+    fprintf(stderr, "%s listens on port %d\n", options.name, listener->port);
+    start_thread(listener);
+    return NULL;
 }
 
 /* --- the command ------------------------------------------------------------------------------------------------- */
@@ -476,9 +516,11 @@ int main(int argc, char **argv)
     sigaddset(&ends, SIGINT);
     pthread_sigmask(SIG_BLOCK, &ends, NULL);
     signal(SIGPIPE, SIG_IGN);
+    static struct listener listeners[PORTS_MAX];
     for (int i = 0; i < options.port_count; i++) {
         pthread_t thread;
-        if (pthread_create(&thread, NULL, serve_port, &options.ports[i]))
+        listeners[i].port = options.ports[i];
+        if (pthread_create(&thread, NULL, serve_port, &listeners[i]))
             return 1;
     }
     int received;
