@@ -36,8 +36,6 @@ from proxyctl.versions import Illegal, Told, Word
 
 GRACES_END = 10.0
 """Seconds: graces that end close together end in one reload."""
-DRAIN_LOOK, DRAIN_SHARE = 0.1, 0.1
-"""Seconds between two looks at old workers that know a version on its way out; the share of what that takes already."""
 
 
 class Controller:
@@ -173,10 +171,7 @@ class Controller:
     async def _decide(self, course: Course) -> None:
         wake, parts = course.wake, self._parts
         with course.stage("read"):
-            self._snapshot = await parts.inventory.refresh(wake, time.monotonic())
-            if self.nginx is None or wake.relist or wake.nginx:
-                self.nginx = await parts.nginx.ensure()
-        nginx = self.nginx
+            nginx = await self._read(wake)
         if self._offered and not nginx.view.neighbours.refused:
             await self._take_over(course, nginx, self._offered)
         with course.stage("plan"):
@@ -224,6 +219,20 @@ class Controller:
             ends = math.ceil(plan.until_unix / GRACES_END) * GRACES_END
             self._timers.later(max(0.0, ends - steady.now()) + 0.01, "the end of a grace")
 
+    async def _read(self, wake: Wake) -> NginxInstance:
+        """Takes in what the containers are and, at the same time, what nginx is."""
+        known = None if wake.relist or wake.nginx else self.nginx
+        looking = asyncio.sleep(0, known) if known else self._parts.nginx.ensure()
+        reading = self._parts.inventory.refresh(wake, time.monotonic())
+        snapshot, nginx = await asyncio.gather(reading, looking, return_exceptions=True)
+        if isinstance(snapshot, BaseException):
+            raise snapshot
+        self._snapshot = snapshot
+        if isinstance(nginx, BaseException):
+            raise nginx
+        self.nginx = nginx
+        return nginx
+
     async def _follow_drain(self, nginx: NginxInstance) -> None:
         phase = self._publication.drain
         self._leaving.look(phase, alone=phase == "ending" and await self._parts.reloader.is_alone(nginx))
@@ -260,8 +269,7 @@ class Controller:
         if end < math.inf:
             self._timers.later(end - now + 0.01, "a rollout goes on")
         if rollouts.draining:
-            latest = max(since for versions in rollouts.draining.values() for since in versions.values())
-            self._timers.later(DRAIN_LOOK + DRAIN_SHARE * min(now - latest, 10.0), "old workers")
+            self._timers.later(rollouts.look_after(now), "old workers")
 
     async def say(self, service: str, word: Word) -> str:
         """An operator's word: what was done, and what comes next. It is kept before this returns. Raises Illegal, OSError."""

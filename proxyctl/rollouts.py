@@ -21,6 +21,8 @@ FORGET = 3600.0
 """Seconds for which a service without a container is remembered."""
 SETTLING = 30.0
 """Seconds in which the engine starts everything again after a boot. A standby that is up sooner answers, and goes back."""
+LOOK, LOOK_SHARE = 0.1, 0.1
+"""Seconds between two looks at old workers that know a version on its way out; the share of what that takes already."""
 QUIET = frozenset({"idle", "failed"})
 """Phases in which nothing happens until something is seen or said."""
 
@@ -157,6 +159,11 @@ class Rollouts:
     def draining(self) -> dict[str, Mapping[Version, float]]:
         """By service, versions that old workers may know, and since when (unix)."""
         return {service: state.draining for service, state in self.states.items() if state.draining}
+
+    def look_after(self, now: float) -> float:
+        """Seconds until old workers are looked at again, while versions are on their way out."""
+        latest = max(since for versions in self.draining.values() for since in versions.values())
+        return LOOK + LOOK_SHARE * min(now - latest, 10.0)
 
     def cut_drains(self, cut: Callable[[frozenset[str]], frozenset[int]], now: float) -> tuple[str, ...]:
         """Services whose connections to a version on its way out were cut, for which their limit is over. `cut`: ends the old

@@ -31,8 +31,9 @@ LOG_AFTER = 0.4
 SIGNAL_AGAIN = 1.5
 GIVE_UP = 20.0
 """Seconds until a signal counts as lost, and until nginx counts as dead; each more for one that needs long to parse."""
-PATIENCE = 5
-"""Times the longest `nginx -t`, which is quicker in parts: a signal in the middle of a parse would only begin another one."""
+LONGER, PATIENCE = 2, 5
+"""Times the longest `nginx -t`, which is quicker in parts: until nginx is asked what keeps it, and until it is signalled again,
+since a signal in the middle of a parse would only begin another one."""
 
 
 class NotProved(Exception):  # noqa: N818
@@ -87,7 +88,8 @@ class Reloader:
         patience = PATIENCE * parsing
         again = began + max(SIGNAL_AGAIN, patience)
         await asyncio.sleep(self._took / 2)
-        log_at = began + max(LOG_AFTER, parsing)
+        log_after = max(LOG_AFTER, LONGER * parsing)
+        log_at = began + log_after
         while time.monotonic() - began < GIVE_UP + patience:
             if await self.digest(nginx) == published.digest:
                 self._took = time.monotonic() - began
@@ -97,7 +99,7 @@ class Reloader:
                 await self._check_runs(nginx)
                 if not is_there():
                     raise NotProved("somebody else has changed what nginx reads")
-                log_at = time.monotonic() + max(LOG_AFTER, parsing)
+                log_at = time.monotonic() + log_after
             if time.monotonic() > again:
                 await self._signal(nginx)
                 again = time.monotonic() + max(SIGNAL_AGAIN, patience)

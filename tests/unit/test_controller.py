@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
-from proxyctl.model import EngineUnavailable, RouteTable
+from proxyctl.model import Container, EngineUnavailable, RouteTable
+from proxyctl.publish.nginx import NginxInstance
 from proxyctl.report import Wake
 from tests.unit import crash, make
 from tests.unit.controlled import API, BEFORE, RELIST, WEB, Rig, policy, site
@@ -176,6 +178,34 @@ async def test_an_engine_that_cannot_be_read_changes_nothing(rig: Rig) -> None:
     assert (report.digest, rig.reference.current(), rig.nginx.running) == (good.digest,) * 3
     rig.engine.unreadable = False
     assert (await rig.cycle()).error == ""
+
+
+async def test_nginx_is_made_while_the_containers_are_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, read = asyncio.Event(), asyncio.Event()
+    ensure, listed = rig.parts.nginx.ensure, rig.engine.list_containers
+
+    async def making() -> NginxInstance:
+        made.set()
+        await read.wait()
+        return await ensure()
+
+    async def reading() -> list[Container]:
+        read.set()
+        await made.wait()
+        return await listed()
+
+    monkeypatch.setattr(rig.parts.nginx, "ensure", making)
+    monkeypatch.setattr(rig.engine, "list_containers", reading)
+    async with asyncio.timeout(5):
+        await rig.live(WEB)
+
+
+async def test_without_an_nginx_the_containers_are_known_all_the_same(rig: Rig) -> None:
+    await rig.live(WEB)
+    rig.engine.starts, rig.engine.status = False, "exited"
+    report = await rig.cycle(RELIST, API)
+    assert (report.result, report.error) == ("failed", "the container nginx does not run: it says nothing")
+    assert rig.controller.snapshot.containers.keys() == {WEB.id, API.id}
 
 
 async def test_a_signal_that_did_not_go_out_is_sent_in_the_next_cycle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,15 @@ async def test_what_somebody_else_has_replaced_is_not_waited_for(engine: bench.E
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.parametrize(("parsing", "asked"), [(0.0, True), (0.3, False)])
+async def test_what_keeps_an_nginx_that_needs_long_is_not_asked_before_it_is_late(
+    engine: bench.Engine, parsing: float, *, asked: bool
+) -> None:
+    engine.nginx.parses = 0.35
+    await Reloader(engine, bench.TOKEN).reload(PUBLISHED, bench.instance(engine), None, 2, parsing)
+    assert bool(engine.did("logs")) is asked
+
+
 async def test_workers_that_are_shutting_down_are_no_obstacle(engine: bench.Engine) -> None:
     engine.nginx.ending = [5, 6]
     live, _ = await reloaded(engine)
