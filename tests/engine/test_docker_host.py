@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 
 from proxyctl.observe.docker_host import DockerHost
+from proxyctl.observe.inventory import Inventory
 from proxyctl.processes import family
+from proxyctl.report import Wake
 from tests.rig import Rig, endpoint
 
 
@@ -35,6 +40,25 @@ async def test_list_and_inspect_agree_on_a_running_container(rig: Rig, engine: D
     assert inspected
     for field in ("name", "created_unix", "state", "labels", "endpoints", "network_mode", "exposed", "has_healthcheck"):
         assert getattr(listed, field) == getattr(inspected, field), field
+
+
+async def test_the_engines_list_does_not_bring_back_who_has_died(rig: Rig, engine: DockerHost) -> None:
+    """It shows a container running, with its address, after its `die`."""
+    inventory = Inventory(engine, rig.prefix, lambda _: None)
+    box = rig.run_container({"host": "mortal.example"}, name="mortal")
+    async with aclosing(engine.events()) as events:
+        assert await anext(events) is None
+        states = [(await inventory.refresh(Wake(relist=True), time.monotonic())).containers[box.id].state]
+        killing = asyncio.create_task(asyncio.to_thread(box.kill))
+        async for event in events:
+            if event and event.container_id == box.id and event.action == "die":
+                inventory.note(event)
+                break
+        inspecting = asyncio.create_task(engine.inspect(box.id))
+        while not (killing.done() and inspecting.done()):
+            states.append((await inventory.refresh(Wake(relist=True), time.monotonic())).containers[box.id].state)
+        await killing
+    assert states == ["running"] + ["exited"] * (len(states) - 1)
 
 
 async def test_the_api_version_is_negotiated_and_told(engine: DockerHost) -> None:

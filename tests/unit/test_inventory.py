@@ -203,6 +203,37 @@ async def test_death_is_believed_at_once_without_asking() -> None:
     assert watched.host.calls == []
 
 
+async def test_a_list_does_not_bring_back_who_has_died() -> None:
+    """Docker tells of a death before its list does; it answers about one container when it is done with it."""
+    watched = await watch(WEB)
+    letting = watched.host.hold(WEB.id)
+    watched.inventory.note(EngineEvent("die", WEB.id, 0, 0.0, WEB.labels))
+    assert (await watched.refresh(relist=True)).containers[WEB.id].state == "exited"
+    assert (await watched.refresh(relist=True)).containers[WEB.id].state == "exited"
+    watched.host.containers[WEB.id] = dead = replace(WEB, state="exited", endpoints=())
+    letting.set()
+    await asyncio.sleep(0.001)
+    assert (await watched.refresh(relist=True)).containers == {WEB.id: dead}
+    watched.host.calls.clear()
+    watched.host.containers[WEB.id] = WEB
+    assert (await watched.refresh(relist=True)).containers == {WEB.id: WEB}
+    assert watched.host.calls == ["list"]
+
+
+@pytest.mark.parametrize("seen", ["by a list", "by an inspect"])
+async def test_who_was_started_again_runs_though_no_event_says_so(seen: str) -> None:
+    """That of its death came late, or that of its start never."""
+    watched = await watch(WEB)
+    watched.inventory.note(EngineEvent("die", WEB.id, 0, 0.0, WEB.labels))
+    if seen == "by a list":
+        watched.host.containers[WEB.id] = replace(WEB, state="exited", endpoints=())
+        await watched.refresh(relist=True)
+    watched.host.containers[WEB.id] = again = container("web", {"host": "a.example"}, networks={"front": "10.0.0.77"})
+    await watched.refresh(relist=True)
+    await asyncio.sleep(0.001)
+    assert (await watched.refresh()).containers == {WEB.id: again}
+
+
 async def test_an_answer_from_before_a_death_is_not_believed() -> None:
     watched = await watch(WEB)
     letting = watched.host.hold(WEB.id)
