@@ -69,10 +69,11 @@ def _engine(options: Options, notes: list[str]) -> tuple[tuple[Rejection, ...], 
 
 def _compose(options: Options, file: Path, notes: list[str]) -> tuple[tuple[Rejection, ...], str]:
     """Raises Stop."""
-    from proxyctl.app import label_defaults
+    from proxyctl.app import claim_rules, label_defaults, own_ports
     from proxyctl.cli import compose
 
-    defaults = label_defaults(options.config())
+    config = options.config()
+    defaults = label_defaults(config)
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -80,7 +81,7 @@ def _compose(options: Options, file: Path, notes: list[str]) -> tuple[tuple[Reje
     folder = Path.cwd() if str(file) == "-" else file.absolute().parent
     project = folder.name or "compose"
     try:
-        verdict = compose.check(text, str(file), project, defaults)
+        verdict = compose.check(text, str(file), project, defaults, claim_rules(config), own_ports(config))
     except compose.NotCompose as error:
         raise Stop(str(error), USAGE) from error
     if not verdict.services:

@@ -14,6 +14,7 @@ import yaml
 
 from proxyctl.model import Container, Endpoint, NginxView, Rejection, Snapshot
 from proxyctl.plan import labels, planner, routes
+from proxyctl.plan.ownership import ClaimRule
 
 T = TypeVar("T")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::?([-+?])([^}]*))?\}|\$([A-Za-z_][A-Za-z0-9_]*)")
@@ -54,7 +55,9 @@ def _plain(loader: yaml.Loader, suffix: str, node: yaml.Node) -> object:  # noqa
 _Loader.add_multi_constructor("!", _plain)
 
 
-def check(text: str, source: str, project: str, defaults: labels.Defaults) -> Verdict:
+def check(
+    text: str, source: str, project: str, defaults: labels.Defaults, claims: tuple[ClaimRule, ...], own_ports: frozenset[int]
+) -> Verdict:
     """Raises NotCompose. `project` counts unless the file has a name of its own."""
     document = _document(text, source)
     verdict = Verdict(())
@@ -67,7 +70,7 @@ def check(text: str, source: str, project: str, defaults: labels.Defaults) -> Ve
         container = reader.container(document, defaults, len(containers))
         containers[container.id] = container
         verdict.services += any(key.startswith(f"{defaults.prefix}.") for key in container.labels)
-    verdict.rejections = _plan(containers, defaults)
+    verdict.rejections = _plan(containers, defaults, claims, own_ports)
     if not containers:
         raise NotCompose(f"{source}: there are no services in it")
     if "include" in document:
@@ -94,7 +97,9 @@ def _mapping(value: object, what: str, source: str) -> Mapping[str, Any]:
     return value
 
 
-def _plan(containers: Mapping[str, Container], defaults: labels.Defaults) -> tuple[Rejection, ...]:
+def _plan(
+    containers: Mapping[str, Container], defaults: labels.Defaults, claims: tuple[ClaimRule, ...], own_ports: frozenset[int]
+) -> tuple[Rejection, ...]:
     """The same decision as for living containers, so that services which take each other's hosts are found, too."""
     return planner.plan(
         routes.Inputs(
@@ -107,6 +112,10 @@ def _plan(containers: Mapping[str, Container], defaults: labels.Defaults) -> tup
             unjoinable={},
             published=frozenset(),
             now_unix=0.0,
+            claims=claims,
+            own_ports=own_ports,
+            shares={},
+            maintenance=frozenset(),
         )
     ).rejections
 

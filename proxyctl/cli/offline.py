@@ -1,19 +1,20 @@
 """What a controller would decide now, without one: the engine is read, the plan is made, nothing is written or changed.
 
-Target health is the running controller's, when one answers; else every running container counts as healthy.
+Target health is the running controller's, when one answers; else every running container counts as healthy. Versions and
+maintenance are where its state left them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from jinja2 import TemplateError
 
-from proxyctl.app import App, build_policy, label_defaults
+from proxyctl import steady
+from proxyctl.app import App, build_policy
 from proxyctl.cli.client import Refused, TimedOut, Unreachable, connect
 from proxyctl.cli.options import UNREACHABLE, USAGE, Options, Stop
 from proxyctl.cycle import Policy
@@ -32,8 +33,9 @@ from proxyctl.model import (
     Target,
     VirtualHost,
 )
-from proxyctl.plan import planner, routes
+from proxyctl.plan import drain, planner, routes
 from proxyctl.publish.nginx import NginxInstance, NginxMissing, bootstrap_view
+from proxyctl.rollouts import Rollouts
 from proxyctl.serve.views import Targets
 from proxyctl.state import State
 
@@ -61,24 +63,33 @@ def draw(options: Options, note: Note) -> Drawn:
 
 async def _draw(app: App, options: Options, note: Note) -> Drawn:
     state = read_state(app, note)
+    now = steady.now()
     policy = read_policy(app, state.token)
+    policy = replace(policy, nginx=replace(policy.nginx, drain=drain.phase(state.drain, now)))
     nginx = await find_nginx(app, note)
     view = nginx.view if nginx else assumed_view(app.config.nginx.image)
-    told = await _ask_health(options, note)
+    told = await _ask(options, note)
     snapshot = await _read(app, told)
     inputs = routes.Inputs(
         snapshot=snapshot,
         standing={},
         owners=state.owners,
         nginx=view,
-        defaults=label_defaults(app.config),
-        join=app.config.nginx.join or nginx is None,
+        defaults=policy.defaults,
+        join=policy.join or nginx is None,
         unjoinable={},
         published=frozenset(item.host + item.path for item in told.targets) if told else frozenset(),
-        now_unix=time.time(),
+        now_unix=now,
+        claims=policy.claims,
+        own_ports=policy.own_ports,
+        shares={},
+        maintenance=frozenset(),
     )
-    standing = _standing(planner.plan(inputs).probes, told)
-    plan = planner.plan(replace(inputs, standing=standing))
+    remembering, rollouts = planner.Planner(), Rollouts(state.rollouts, now, frozen=state.frozen)
+    inputs = replace(inputs, standing=_standing(remembering.plan(inputs).probes, told))
+    remembering.plan(inputs)
+    rollouts.turn(remembering, inputs, now, frozenset(), RouteTable())
+    plan = remembering.plan(replace(inputs, shares=rollouts.shares, maintenance=rollouts.maintenance))
     return Drawn(plan, render(policy, plan.table, view))
 
 
@@ -164,9 +175,13 @@ async def _read(app: App, told: Targets | None) -> Snapshot:
     return Snapshot(listed, frozenset(stopping))
 
 
-async def _ask_health(options: Options, note: Note) -> Targets | None:
+async def _ask(options: Options, note: Note) -> Targets | None:
+    """How the targets are. What the controller has put aside is a note: nobody but nginx can tell."""
     try:
         async with connect(options.socket_path()) as client:
+            for rejection in (await client.status()).rejections:
+                if rejection.reason == "quarantined":
+                    note(f"{rejection.container}: {rejection.message}")
             return await client.targets()
     except (Unreachable, TimedOut, Refused) as error:
         note(f"{error}; every running container counts as healthy")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from proxyctl.model import (
@@ -54,12 +54,12 @@ class Inputs:
     published: frozenset[str]
     """Hosts with paths that are live: `a.example/git`."""
     now_unix: float
-    claims: tuple[ClaimRule, ...] = ()
-    own_ports: frozenset[int] = frozenset()
+    claims: tuple[ClaimRule, ...]
+    own_ports: frozenset[int]
     """Ports of the host that are proxyctl's: nginx's published ones and the API's. Never targets."""
-    shares: Mapping[str, Shares] = field(default_factory=dict)
+    shares: Mapping[str, Shares]
     """Service -> its versions that carry traffic. Of a service that is not in it, all containers do."""
-    maintenance: frozenset[str] = frozenset()
+    maintenance: frozenset[str]
     """Services that are answered with 503 by their operator's wish."""
 
 

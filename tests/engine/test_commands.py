@@ -50,6 +50,42 @@ def test_render_is_what_is_published_and_diff_shows_what_is_not(rig: Rig, contro
     controller.start()
 
 
+def test_render_knows_what_operators_want_and_which_version_has_the_traffic(rig: Rig) -> None:
+    """All of it is in one controller's state and configuration: what is in sync differs in nothing."""
+    controller = rig.controller({"rollout": {"strategy": "manual"}}, start=False)
+    claim = f'[[claims]]\nhosts = ["claimed.example"]\nprojects = ["{rig.run}-owner"]\n'
+    controller.config.write_text(controller.config.read_text() + claim)
+    controller.start()
+    for version in ("1", "2"):
+        rig.run_container({"host": "versions.example", "service": "versions", "version": version}, name=f"version{version}")
+        controller.wait_for("versions.example", backend="version1")
+    project = {"com.docker.compose.project": f"{rig.run}-stranger"}
+    rig.run_container({"host": "claimed.example"}, name="claimant", other_labels=project)
+    rig.run_container({"host": "closed.example", "service": "closed"}, name="closed")
+    controller.wait_for("closed.example")
+    assert proxyctl(controller, "maintenance", "on", "closed").returncode == 0
+    assert proxyctl(controller, "host", "drain", "--notice", "0s").returncode == 0
+    controller.wait_for("closed.example", 503)
+    until(lambda: answer(controller, "status")["in_sync"], 10, "what is wanted to be live")
+    compared = proxyctl(controller, "diff")
+    assert (compared.returncode, compared.stdout) == (0, "")
+    drawn = proxyctl(controller, "render").stdout
+    assert "claimed.example" not in drawn
+    assert "Maintenance" in drawn
+    checked = proxyctl(controller, "check")
+    assert "claimed.example is kept for others by [[claims]]" in checked.stdout
+
+
+def test_what_nginx_refuses_is_said_where_it_is_drawn(controller: Controller) -> None:
+    site = controller.config.parent / "state/nginx/sites/refused.conf"
+    site.write_text("server { listen 80; server_name refused.example; nonsense; }\n")
+    until(lambda: "refused.conf" in proxyctl(controller, "status").stdout, 10, "the refusal")
+    compared = proxyctl(controller, "diff")
+    assert compared.returncode == 1
+    assert 'sites/refused.conf: nginx refuses it: unknown directive "nonsense"' in compared.stderr
+    site.unlink()
+
+
 def test_check_and_doctor(rig: Rig, controller: Controller) -> None:
     assert proxyctl(controller, "check").returncode == 0
     box = rig.run_container({"host": "wrong.example", "prot": "80"}, name="wrong")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,25 @@ class Standing(dict[ProbeKey, ProbeResult]):
         return ProbeResult(state, "" if state == "healthy" else "refused", self.since) if state else default
 
 
+def inputs(snapshot: Snapshot, standing: Mapping[ProbeKey, ProbeResult]) -> routes.Inputs:
+    """Nobody owns anything, nothing is published, no operator has said anything."""
+    return routes.Inputs(
+        snapshot=snapshot,
+        standing=standing,
+        owners={},
+        nginx=view(),
+        defaults=defaults(),
+        join=True,
+        unjoinable={},
+        published=frozenset(),
+        now_unix=NOW,
+        claims=(),
+        own_ports=frozenset(),
+        shares={},
+        maintenance=frozenset(),
+    )
+
+
 def decide(
     containers: Iterable[Container],
     states: Mapping[str, str | None] | None = None,
@@ -156,9 +176,8 @@ def decide(
 ) -> Plan:
     """`states`: by container name, healthy when it is not there, None for one that was never probed."""
     return planner.plan(
-        routes.Inputs(
-            snapshot=snapshot(containers, stopping),
-            standing=Standing(states or {}, since),
+        replace(
+            inputs(snapshot(containers, stopping), Standing(states or {}, since)),
             owners=owners or {},
             nginx=nginx or view(),
             defaults=said or defaults(),

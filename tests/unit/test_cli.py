@@ -348,6 +348,16 @@ def test_check_of_a_compose_file_that_is_fine(shell: Shell, tmp_path: Path) -> N
     assert ran.out == f"{path}, 1 service with labels: nothing would be rejected\n"
 
 
+def test_check_of_a_compose_file_knows_what_the_operator_keeps_for_himself(shell: Shell, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[api]\nlisten = "127.0.0.1:9180"\n[[claims]]\nhosts = ["kept.example"]\nprojects = ["other"]\n')
+    kept = "web: {expose: [80], labels: {proxyctl.host: kept.example}}"
+    own = "loop: {network_mode: host, labels: {proxyctl.host: loop.example, proxyctl.port: 9180}}"
+    path = compose_file(tmp_path, f"services: {{{kept}, {own}}}")
+    found = shell("--config", config, "check", "--json", path).json["rejections"]
+    assert {(r["container"], r["reason"]) for r in found} == {("shop-web-1", "not-allowed"), ("shop-loop-1", "unreachable")}
+
+
 def test_check_prints_what_the_owner_has_to_write(shell: Shell, tmp_path: Path) -> None:
     path = compose_file(tmp_path, "services: {web: {expose: [80], labels: [proxyctl.host=a.example, proxyctl.prot=80]}}")
     ran = shell("check", path)
@@ -358,7 +368,7 @@ def test_check_prints_what_the_owner_has_to_write(shell: Shell, tmp_path: Path) 
 
 
 def verdict(text: str) -> compose.Verdict:
-    return compose.check(text, "compose.yaml", "shop", make.defaults())
+    return compose.check(text, "compose.yaml", "shop", make.defaults(), (), frozenset())
 
 
 def refused(text: str) -> list[tuple[str, str, str]]:

@@ -168,7 +168,7 @@ def test_every_label_that_a_page_names_exists(name: str) -> None:
 
 def test_the_compose_file_of_named_routes_is_taken() -> None:
     (text,) = blocks(section("docs/labels.md", "More than one route"), "yaml")
-    verdict = compose.check(text, "compose.yaml", "git", defaults())
+    verdict = compose.check(text, "compose.yaml", "git", defaults(), (), frozenset())
     assert (verdict.rejections, verdict.services) == ((), 1)
 
 

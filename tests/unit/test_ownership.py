@@ -345,14 +345,9 @@ def test_a_planner_that_remembers_decides_as_one_that_does_not(happened: list[tu
                 closed = services
         keys = list(plan.probes) if plan else []
         judged = {key: results[key[0].container_id] for key in keys if key[0].container_id in results}
-        inputs = routes.Inputs(
-            snapshot=Snapshot(here, stopping),
-            standing=judged,
+        inputs = replace(
+            make.inputs(Snapshot(here, stopping), judged),
             owners=owned,
-            nginx=make.view(),
-            defaults=make.defaults(),
-            join=True,
-            unjoinable={},
             published=published,
             now_unix=now,
             shares=carrying,
@@ -368,7 +363,7 @@ def test_a_planner_that_remembers_decides_as_one_that_does_not(happened: list[tu
 def test_what_was_to_come_is_the_same_object_when_it_has_come() -> None:
     """So it is not rendered and kept twice."""
     box = container("web", {"host": "a.example"}, networks={"front": "10.0.0.2"})
-    inputs = routes.Inputs(make.snapshot([box]), {}, {}, make.view(), make.defaults(), True, {}, frozenset(), 0.0)
+    inputs = make.inputs(make.snapshot([box]), {})
     remembering = planner.Planner()
     coming = remembering.plan(inputs)
     assert coming.table.vhosts == ()

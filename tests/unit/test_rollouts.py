@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proxyctl.model import Container, EngineUnavailable, RouteTable, VirtualHost
-from proxyctl.plan import planner, routes
+from proxyctl.plan import planner
 from proxyctl.plan import rollout as machine
 from proxyctl.report import Wake
 from proxyctl.versions import Illegal, Verb, Word
@@ -264,7 +264,7 @@ def test_who_may_not_serve_the_place_is_no_version_of_the_service() -> None:
     plain = container("plain", {"host": "a.example", "version": "v1"}, created=1.0, compose="web/x")
     plain = replace(plain, labels={**plain.labels, "com.docker.compose.service": "x"})
     snapshot = make.snapshot([plain, replace(stranger, labels={**stranger.labels, "proxyctl.service": "web.x"})])
-    inputs = routes.Inputs(snapshot, Standing({}), {}, make.view(), make.defaults(), True, {}, frozenset(), make.NOW)
+    inputs = make.inputs(snapshot, Standing({}))
     one = planner.Planner()
     one.plan(inputs)
     assert [replica.version for replica in one.replicas(inputs, "web.x")] == ["v1"]
