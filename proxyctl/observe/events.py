@@ -16,8 +16,10 @@ from watchfiles import awatch
 from proxyctl.model import EngineEvent, EngineRefused, EngineUnavailable
 from proxyctl.report import Wake
 
-LOOK_EVERY, LOOK_SHARE = 4.0, 200.0
+LOOK_EVERY, LOOK_SHARE = 4.0, 50.0
 """Seconds between two lists, at least, and as a multiple of what one takes."""
+LOOK_STEP = 0.5
+"""Seconds after which it is seen whether it is time: a list that took long once need not take long again."""
 LOOK_AGAIN = 5.0
 """Seconds after which a folder that was not there is looked for again."""
 
@@ -118,8 +120,8 @@ async def look(wakes: Wakes, took: Callable[[], float]) -> None:
     clock = asyncio.get_running_loop().time
     latest = clock()
     while True:
-        await asyncio.sleep(LOOK_EVERY)
-        if clock() - latest >= took() * LOOK_SHARE:
+        await asyncio.sleep(LOOK_STEP)
+        if clock() - latest >= max(LOOK_EVERY, took() * LOOK_SHARE):
             latest = clock()
             wakes.post(Wake(("look",), look=True))
 
