@@ -144,17 +144,16 @@ class Inventory:
     async def refresh(self, wake: Wake, now: float) -> Snapshot:
         """What is known; read anew as a whole when the wake says so. Raises what the engine raises, and then knows no less."""
         if wake.relist or wake.look or not self._listed:
-            began = time.monotonic()
             await self._relist()
-            self.took = time.monotonic() - began
         self._forget_survivors(now)
         modes = (container.network_mode for container in self._known.values())
         self._lenders = frozenset(mode.removeprefix("container:") for mode in modes if mode.startswith("container:"))
         return Snapshot(dict(self._known), frozenset(self._stopping))
 
     async def _relist(self) -> None:
-        before, unread = self._clock, []
+        before, unread, began = self._clock, [], time.monotonic()
         listed = {container.id: container for container in await self._engine.list_containers()}
+        self.took = time.monotonic() - began
         for container_id in listed.keys() | self._known.keys():
             if self._news.get(container_id, 0) > before:
                 continue

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.chaos.scene import RESYNC, WITHIN, Scene, fault
+from tests.chaos.scene import LOOK, RESYNC, WITHIN, Scene, fault
 from tests.rig import until
 
 
@@ -138,9 +138,9 @@ def engine_slow(scene: Scene) -> None:
 # ---------------------------------------------------------------- events
 
 
-@fault(within=RESYNC + WITHIN)
+@fault(within=LOOK + WITHIN)
 def events_dropped(scene: Scene) -> None:
-    """Half of the events for some seconds do not arrive: what none tells of is found when everything is read anew."""
+    """Half of the events for some seconds do not arrive: what none tells of is found in the next list."""
     before(scene)
     scene.relay.change_events(lambda events: [event for event in events if scene.chance.random() < 0.5])
     turmoil(scene)

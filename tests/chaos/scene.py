@@ -31,8 +31,8 @@ from tests.rig import AT_ONCE, LOOPBACK, NGINX, Answer, Box, Controller, Rig, as
 
 WITHIN = 5.0
 """Seconds from the end of a fault until everything is as it should be."""
-RESYNC = 30.0
-"""Seconds after which the controller reads everything anew: what no event tells takes so long."""
+LOOK, RESYNC = 4.0, 30.0
+"""Seconds after which the controller lists the containers, and reads everything anew: what no event tells takes so long."""
 PATIENCE = 45.0
 """Seconds after which it is not waited for any more."""
 STEADY = 0.3

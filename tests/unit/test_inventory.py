@@ -376,6 +376,16 @@ async def test_an_answer_about_a_signal_that_comes_after_the_next_start_says_not
     assert (await watched.refresh()).stopping == frozenset()
 
 
+async def test_what_a_list_takes_is_not_what_reading_a_container_takes() -> None:
+    """Else a container that the engine is busy with would put off the next list."""
+    watched = Watched(replace(WEB, state="created"))
+    reading = watched.host.hold(WEB.id)
+    asyncio.get_running_loop().call_later(0.1, reading.set)
+    await watched.refresh(relist=True)
+    assert watched.host.calls == ["list", WEB.id]
+    assert watched.inventory.took < 0.05
+
+
 async def test_a_look_lists_the_containers_too() -> None:
     here = await watch(WEB)
     here.host.containers[STRANGER.id] = STRANGER
