@@ -44,7 +44,7 @@ check: ## format, lint, types, borders; needs no engine
 	scripts/testbed venv
 	scripts/check
 
-bench: few ## the figures of the documentation, measured here
+bench: setup ## the figures of the documentation, measured here
 	$(ENGINE) .venv/bin/python -m benchmarks
 
 lock: ## resolves pyproject.toml again into requirements/
