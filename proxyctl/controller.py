@@ -143,22 +143,12 @@ class Controller:
             course.result, course.error = "failed", f"{error}"
         self.in_sync = not course.error and not self._patience.doubtful
         self._timers.try_again(failed=bool(course.error))
-        report = CycleReport(
-            number=course.number,
-            at_unix=time.time(),
-            reasons=wake.reasons,
-            result=course.result,
-            digest=self.live.digest if self.live else "",
-            changes=course.changes,
-            error=course.error,
-            rejections=self.plan.rejections if self.plan else (),
-            stages=course.stages,
-            event_to_live=course.event_to_live,
-            reloads=self._parts.reloader.signals,
-            retired=course.retired,
-            drains_cut=course.drains_cut,
-            rollouts=tuple(self.rollouts.lines),
-            rolled_back=tuple((service, failed.reason) for service, failed in self.rollouts.rolled_back),
+        report = course.report(
+            self.live.digest if self.live else "",
+            self.plan.rejections if self.plan else (),
+            self._parts.reloader.signals,
+            self.rollouts.lines,
+            ((service, failed.reason) for service, failed in self.rollouts.rolled_back),
         )
         self.rollouts.lines.clear()
         self.rollouts.rolled_back.clear()

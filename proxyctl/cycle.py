@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from proxyctl.model import Rejection
 from proxyctl.observe.events import Wakes
 from proxyctl.observe.inventory import Inventory
 from proxyctl.observe.probes import Prober
@@ -18,8 +19,9 @@ from proxyctl.publish.nginx import Nginx
 from proxyctl.publish.promote import Reference
 from proxyctl.publish.reload import Reloader
 from proxyctl.publish.test import Tester
-from proxyctl.report import CycleResult, Wake
+from proxyctl.report import CycleReport, CycleResult, Wake
 from proxyctl.state import StateStore
+from proxyctl.versions import FailureReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,8 @@ class Policy:
     nginx: NginxSettings
     renderer: Renderer
     operator_files: Mapping[str, str]
-    claims: tuple[ClaimRule, ...] = ()
-    own_ports: frozenset[int] = frozenset()
+    claims: tuple[ClaimRule, ...]
+    own_ports: frozenset[int]
 
 
 @dataclass(slots=True)
@@ -73,3 +75,30 @@ class Course:
             yield
         finally:
             self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - began
+
+    def report(
+        self,
+        digest: str,
+        rejections: tuple[Rejection, ...],
+        reloads: int,
+        rollouts: Iterable[str],
+        rolled_back: Iterable[tuple[str, FailureReason]],
+    ) -> CycleReport:
+        """The cycle is over. `digest`: what is live; the rest as in CycleReport."""
+        return CycleReport(
+            number=self.number,
+            at_unix=time.time(),
+            reasons=self.wake.reasons,
+            result=self.result,
+            digest=digest,
+            changes=self.changes,
+            error=self.error,
+            rejections=rejections,
+            stages=self.stages,
+            event_to_live=self.event_to_live,
+            reloads=reloads,
+            retired=self.retired,
+            drains_cut=self.drains_cut,
+            rollouts=tuple(rollouts),
+            rolled_back=tuple(rolled_back),
+        )

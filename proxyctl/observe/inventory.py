@@ -76,7 +76,8 @@ class Inventory:
         elif event.action == "kill" and container_id in self._inspected:
             self._stop(container_id, event.signal, Wake((reason,), urgent=True, at=at))
         else:
-            self._begin(container_id, Wake((reason,), urgent=event.action == "kill", at=at), event)
+            killed = event.action == "kill"
+            self._begin(container_id, Wake((reason,), urgent=killed, at=at), event.signal if killed else None)
 
     def watch_addresses(self, *, always: bool) -> None:
         """`always`: a worker of nginx lives that knows an address which its container has left."""
@@ -105,21 +106,21 @@ class Inventory:
             self._stopping[container_id] = wake.at
             self._post(wake)
 
-    def _begin(self, container_id: str, wake: Wake, event: EngineEvent | None = None) -> None:
-        task = asyncio.create_task(self._follow_up(container_id, wake, event), name=f"read {container_id[:12]}")
+    def _begin(self, container_id: str, wake: Wake, signal: int | None = None) -> None:
+        task = asyncio.create_task(self._follow_up(container_id, wake, signal), name=f"read {container_id[:12]}")
         self._readings.add(task)
         task.add_done_callback(self._readings.discard)
 
-    async def _follow_up(self, container_id: str, wake: Wake, event: EngineEvent | None) -> None:
+    async def _follow_up(self, container_id: str, wake: Wake, signal: int | None) -> None:
         try:
             believed = await self._read(container_id)
         except (EngineUnavailable, EngineRefused):
             self._post(wake.merge(Wake(relist=True)))
             return
-        if event is None or event.action != "kill":
+        if signal is None:
             self._post(wake)
         elif believed:
-            self._stop(container_id, event.signal, wake)
+            self._stop(container_id, signal, wake)
 
     async def _read(self, container_id: str) -> bool:
         """One inspect; False when an event has overtaken it, which brings its own."""
@@ -159,11 +160,11 @@ class Inventory:
                 continue
             if container_id in listed:
                 new = self._completed(listed[container_id])
-                if new.state == "running" and container_id in self._ended:
-                    self._begin(container_id, Wake((f"look at {container_id[:12]}",)))
-                    continue
                 if new.state != "running":
                     self._ended.discard(container_id)
+                elif container_id in self._ended:
+                    self._begin(container_id, Wake((f"look at {container_id[:12]}",)))
+                    continue
                 if new.state != "running" and self._is_unread(new):
                     unread.append(container_id)  # the list call shows the ports of running containers only
                 elif self._known.get(container_id) != new:  # else the same object stays, which costs nobody anything

@@ -40,7 +40,7 @@ BEFORE = site("web", state="created")
 def policy(templates: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Policy:
     settings = make.settings(bench.TOKEN, wait_after_boot=False)
     renderer = Renderer(templates) if templates else make.shipped()
-    return Policy(make.defaults(), join=True, nginx=settings, renderer=renderer, operator_files=files or {})
+    return Policy(make.defaults(), True, settings, renderer, files or {}, claims=(), own_ports=frozenset())
 
 
 class Rig:
