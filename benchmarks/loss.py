@@ -1,6 +1,6 @@
 """Requests lost while the containers of one service come and go under load: started, unhealthy, well again, stopped.
 
-Half of them serve on for a second after their SIGTERM, half die of it at once. nginx never repeats a POST that it has sent, so
+Half of them serve on for two seconds after their SIGTERM, half die of it at once. nginx never repeats a POST that it has sent, so
 one that a process held when it died is lost whatever a proxy does: these are counted apart.
 """
 
@@ -10,12 +10,10 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from benchmarks.figures import Figures, Value, milliseconds
-from tests.load import Load, Loss, Report
-from tests.rig import Box, Rig
+from tests.load import Death, Load, Loss, Report
+from tests.rig import Rig
 
 HOST = "app.example"
 LABELS = {
@@ -29,14 +27,6 @@ LIVES, AT_ONCE, LIFE = 20, 5, 13.0
 SHORT_LIVES, SHORT_AT_ONCE, SHORT_LIFE = 6, 3, 3.0
 """How many containers come and go, how many at the same time, and how long each lives, in seconds."""
 UNHEALTHY_EVERY = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """A process that dies at once of its signal: when that was sent, and when the engine says it was dead (Unix time)."""
-
-    signalled: float
-    dead: float
 
 
 def run(*, short: bool) -> Figures:
@@ -57,18 +47,18 @@ def _live(rig: Rig, lives: int, at_once: int, life: float) -> Sequence[Death]:
     """All lives, `at_once` of them at a time and out of step."""
     first = threading.Semaphore(at_once)
 
-    def one(number: int) -> Death | None:
+    def one(number: int) -> Death:
         if first.acquire(blocking=False):
             time.sleep(life * (number % at_once) / at_once)
         return _one(rig, number, life)
 
     with ThreadPoolExecutor(at_once) as pool:
-        return [death for death in pool.map(one, range(lives)) if death]
+        return list(pool.map(one, range(lives)))
 
 
-def _one(rig: Rig, number: int, life: float) -> Death | None:
-    dies_at_once = number % 2 == 1
-    box = rig.run_container(LABELS, name=f"app{number}", args=["--on-term", "exit" if dies_at_once else "drain:1s"])
+def _one(rig: Rig, number: int, life: float) -> Death:
+    """Odd ones die at once."""
+    box = rig.run_container(LABELS, name=f"app{number}", args=["--on-term", "exit" if number % 2 else "drain:2s"])
     time.sleep(life / 3)
     if number // 2 % UNHEALTHY_EVERY == 0:
         box.tell("/set?health=503")
@@ -79,33 +69,32 @@ def _one(rig: Rig, number: int, life: float) -> Death | None:
     time.sleep(life / 3)
     signalled = time.time()
     box.stop()
-    dead = _finished(box)
+    death = Death(signalled, box.when("FinishedAt"))
     box.remove()
-    return Death(signalled, dead) if dies_at_once else None
+    return death
 
 
-def _finished(box: Box) -> float:
-    """The engine writes nanoseconds, which Python does not read."""
-    text = box.inspect()["State"]["FinishedAt"]
-    return datetime.strptime(text[:26].rstrip("Z").ljust(26, "0"), "%Y-%m-%dT%H:%M:%S.%f").replace(tzinfo=UTC).timestamp()
-
-
-def _held(loss: Loss, deaths: Sequence[Death]) -> bool:
-    """Whether a process that got this POST may have died of a signal meanwhile."""
+def _beside(loss: Loss, deaths: Sequence[Death]) -> str:
+    """A loss that nothing accounts for, and which process had its signal or died near it."""
     to_unix = time.time() - time.monotonic()
-    began, ended = loss.began + to_unix, loss.ended + to_unix
-    return loss.method == "POST" and any(began <= death.dead and death.signalled <= ended for death in deaths)
+    near = [
+        f"app{number} had its signal {began:.3f} s before it began and was dead {ended:.3f} s before it ended"
+        for number, death in enumerate(deaths)
+        if (began := loss.began + to_unix - death.signalled) > -1 and (ended := loss.ended + to_unix - death.dead) < 1
+    ]
+    return f"{loss.kind} {loss.method} {loss.status or loss.error}: {'; '.join(near)}"
 
 
 def _figures(report: Report, deaths: Sequence[Death], lives: int, reloads: int) -> Figures:
-    held = sum(_held(loss, deaths) for loss in report.losses)
+    at_once = deaths[1::2]
+    held = report.held(at_once)
     lost_get, lost_post = report.lost_of("GET"), report.lost_of("POST") - held
     stray = sorted(name for name in report.answers if not name.startswith("app") and name != "stays")
     rows = [
         ("GET, new connections", f"{report.sent_of('GET', 'new'):,}", str(report.lost_of("GET", "new"))),
         ("GET, kept connections", f"{report.sent_of('GET', 'kept'):,}", str(report.lost_of("GET", "kept"))),
         ("POST", f"{report.sent_of('POST'):,}", str(lost_post)),
-        (f"POST, held by one of {len(deaths)} that died at once", "", str(held)),
+        (f"POST, held by one of {len(at_once)} that died at once", "", str(held)),
     ]
     values: dict[str, Value] = {
         "sent": report.sent_of(),
@@ -120,6 +109,7 @@ def _figures(report: Report, deaths: Sequence[Death], lives: int, reloads: int) 
     missed = []
     if lost_get or lost_post:
         missed.append(f"{report}")
+        missed += [_beside(loss, deaths) for loss in report.losses if not any(one.may_have_held(loss) for one in at_once)]
     if stray:
         missed.append(f"answers of {', '.join(stray)}")
     return Figures(

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -40,6 +40,21 @@ class Loss:
     method: Method
     status: int
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A process that dies of its signal at once: when that was sent, and when the engine says it was dead. Unix times.
+
+    nginx never repeats a POST that it has sent, so one that such a process held is lost whatever a proxy does.
+    """
+
+    signalled: float
+    dead: float
+
+    def may_have_held(self, loss: Loss) -> bool:
+        to_unix = time.time() - time.monotonic()
+        return loss.method == "POST" and loss.began + to_unix <= self.dead and self.signalled <= loss.ended + to_unix
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +101,10 @@ class Report:
 
     def lost_of(self, *of: Kind | Method) -> int:
         return _sum(self.lost, of)
+
+    def held(self, deaths: Sequence[Death]) -> int:
+        """How many POSTs were lost that one of these processes may have held when it died."""
+        return sum(any(death.may_have_held(loss) for death in deaths) for loss in self.losses)
 
     def __str__(self) -> str:
         why = Counter(f"{loss.method} {loss.status or loss.error}" for loss in self.losses)

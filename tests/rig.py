@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -126,6 +127,10 @@ class Box:
 
     def inspect(self) -> dict[str, Any]:
         return dict(self.client.inspect_container(self.id))
+
+    def when(self, what: str) -> float:
+        """`when("StartedAt")`, `when("FinishedAt")`: Unix time, by the engine's clock."""
+        return datetime.fromisoformat(str(self.inspect()["State"][what])).timestamp()
 
     @property
     def address(self) -> str:

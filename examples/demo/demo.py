@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tests.load import Load
+from tests.load import Death, Load, Report
 from tests.rig import Box, Controller, Rig, ask, until
 
 SITES = ("blog", "wiki", "git")
@@ -57,7 +56,7 @@ class Demo:
         time.sleep(0.2)  # what `docker run` takes between create and start
         box.start()
         first = self._first_answer(host, name)
-        took = first - started_at(box)
+        took = first - box.when("StartedAt")
         self.lines.append(Line(f"-l proxyctl.host={host}", f"answers as {name}", took))
         self.say(f"{host} answers {took * 1000:.0f} ms after its process started")
         return box
@@ -80,14 +79,8 @@ class Demo:
         self.lines.append(Line(what, came_of_it, time.monotonic() - began))
 
 
-def started_at(box: Box) -> float:
-    """When the container's process started, by the engine's clock."""
-    text = str(box.inspect()["State"]["StartedAt"])
-    return datetime.strptime(text[:26].rstrip("Z"), "%Y-%m-%dT%H:%M:%S.%f").replace(tzinfo=UTC).timestamp()
-
-
 def play(demo: Demo) -> bool:
-    """The whole piece. Returns whether nothing was lost."""
+    """The whole piece. Returns whether nothing was lost that nginx could have saved."""
     controller = demo.start()
     port = controller.port
     for name in SITES:
@@ -104,36 +97,41 @@ def play(demo: Demo) -> bool:
         running.append(loads.enter_context(Load("blog.localhost", port, new_per_second=50, keepalive_clients=5)))
         demo.say("requests run now: 200 a second on new connections, 25 keep-alive clients")
         time.sleep(1.0)
-        trouble(demo, shop, port)
+        killed = trouble(demo, shop, port)
         wrong_label(demo)
-        versions(demo, port)
+        swaps = versions(demo, port)
         time.sleep(1.0)
-    lost, sent = 0, 0
-    for load in running:
-        lost += load.report.lost_of()
-        sent += load.report.sent_of()
-        if load.report.lost_of():
-            demo.console.print(f"[red]{load.report}[/]")
-    show(demo, lost, sent)
+    reports = [*(load.report for load in running), swaps]
+    held = reports[0].held([killed])
+    lost = sum(report.lost_of() for report in reports) - held
+    for report in reports:
+        if lost and report.lost_of():
+            demo.console.print(f"[red]{report}[/]")
+    show(demo, lost, sum(report.sent_of() for report in reports), held)
     return lost == 0
 
 
-def trouble(demo: Demo, shop: list[Box], port: int) -> None:
+def trouble(demo: Demo, shop: list[Box], port: int) -> Death:
+    """Returns how the killed one ended."""
+
     def gone(name: str) -> Callable[[], bool]:
         return lambda: name not in {ask(port, "shop.localhost").backend for _ in range(12)}
 
     demo.watch("docker stop shop0", "out of the traffic", shop[0].stop, gone("shop0"))
     demo.watch("shop1 breaks: its health check answers 503", "out", lambda: shop[1].tell("/set?health=503"), gone("shop1"))
+    signalled = time.time()
     demo.watch("shop2 is killed (SIGKILL)", "out", shop[2].kill, gone("shop2"))
+    killed = Death(signalled, shop[2].when("FinishedAt"))
     demo.watch("shop1 is well again", "back in", lambda: shop[1].tell("/set?health=200"), lambda: not gone("shop1")())
     demo.say("wiki is recreated with another host name")
     old = next(c for c in demo.rig.client.containers() if c["Names"][0].endswith("-wiki"))
     demo.rig.client.remove_container(old["Id"], force=True)
     demo.serve("wiki-2", "handbook.localhost")
+    return killed
 
 
-def versions(demo: Demo, port: int) -> None:
-    """A swap, a bad version that goes back by itself, and a rollback by hand, under load of their own."""
+def versions(demo: Demo, port: int) -> Report:
+    """A swap, a bad version that goes back by itself, and a rollback by hand, under load of their own: what became of that."""
     assert demo.controller
     command = cli(demo.controller)
 
@@ -167,6 +165,7 @@ def versions(demo: Demo, port: int) -> None:
         )
     lost, sent = load.report.lost_of(), load.report.sent_of()
     demo.lines.append(Line("three swaps, one of them back", f"{lost} of {sent:,} requests lost", None))
+    return load.report
 
 
 def wrong_label(demo: Demo) -> None:
@@ -177,7 +176,7 @@ def wrong_label(demo: Demo) -> None:
     demo.lines.append(Line("-l proxyctl.prot=8080", f"refused: {told['label']} {told['problem']}; {told['hint']}", None))
 
 
-def show(demo: Demo, lost: int, sent: int) -> None:
+def show(demo: Demo, lost: int, sent: int, held: int) -> None:
     assert demo.controller
     table = Table(title="what happened", title_justify="left")
     table.add_column("event")
@@ -187,7 +186,10 @@ def show(demo: Demo, lost: int, sent: int) -> None:
         table.add_row(line.what, line.came_of_it, f"{line.took * 1000:,.0f} ms" if line.took is not None else "")
     demo.console.print()
     demo.console.print(table)
-    demo.console.print(f"requests: {sent:,} sent, [bold {'red' if lost else 'green'}]{lost} lost[/]\n")
+    demo.console.print(f"requests: {sent:,} sent, [bold {'red' if lost else 'green'}]{lost} lost[/]")
+    if held:
+        demo.console.print(f"and {held} that shop2 held when it was killed: nginx never sends a POST twice")
+    demo.console.print()
     demo.console.print("[bold]proxyctl status[/] says now:")
     subprocess.run([*cli(demo.controller), "status"], check=False)
 

@@ -288,7 +288,7 @@ class Scene:
         raw = app.box.inspect()
         app.address = str((raw["NetworkSettings"]["Networks"].get(self.stage.network) or {}).get("IPAddress", ""))
         app.alive = True
-        self._arrived[app.name] = (at or _unix(raw["State"]["StartedAt"]) - self._to_wall, app)
+        self._arrived[app.name] = (at or app.box.when("StartedAt") - self._to_wall, app)
 
     def reused(self, before: App, after: App) -> None:
         """`after` has the address that `before` had: how long nginx led there is measured."""
@@ -414,7 +414,10 @@ class Scene:
     def told(self) -> list[Told]:
         """What the controller said so far of what nginx knows."""
         return [
-            Told(_unix(str(record["timestamp"])) - self._to_wall, f"{record.get('changes')} {record.get('why')}")
+            Told(
+                datetime.fromisoformat(str(record["timestamp"])).timestamp() - self._to_wall,
+                f"{record.get('changes')} {record.get('why')}",
+            )
             for record in self.controller.records()
             if record.get("event") in ("live", "old workers ended")
         ]
@@ -443,12 +446,6 @@ class Scene:
             since = self._arrived[backend][0]
             found.append(max(0.0, self._closed(host, backend, since + PATIENCE, told) - since))
         return found
-
-
-def _unix(text: str) -> float:
-    """An ISO time of the engine (nine digits of a second) or of the log."""
-    whole, _, part = text.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{part or 0}")
 
 
 # ---------------------------------------------------------------- one run

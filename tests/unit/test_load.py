@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.load import Load
+import pytest
+
+from tests.load import Death, Load, Loss, Method
 from tests.rig import free_port
 
 OK = b"HTTP/1.1 200 OK\r\nX-Backend: a\r\nContent-Length: 2\r\n"
@@ -106,3 +108,18 @@ def test_nobody_listening_is_a_loss_and_not_an_error() -> None:
     with Load("a.example", free_port(), new_per_second=100, keepalive_clients=1) as load:
         time.sleep(0.2)
     assert load.report.lost_of() == load.report.sent_of() > 5
+
+
+@pytest.mark.parametrize(
+    ("method", "began", "ended", "held"),
+    [
+        ("POST", 9.0, 12.0, True),  # Death(11, 13): it may have held it when it got its signal
+        ("POST", 12.9, 13.1, True),
+        ("POST", 9.0, 10.9, False),
+        ("POST", 13.1, 14.0, False),
+        ("GET", 12.0, 13.0, False),  # nginx asks another one
+    ],
+)
+def test_a_post_that_a_dying_process_held_is_told_apart(method: Method, began: float, ended: float, *, held: bool) -> None:
+    to_unix = time.time() - time.monotonic()
+    assert Death(11 + to_unix, 13 + to_unix).may_have_held(Loss(began, ended, "new", method, 502, "")) is held
