@@ -83,8 +83,10 @@ def _measure(count: int, rounds: int, tries: int, idle: int) -> Findings:
         resting = _rest(found, controller.pid, idle)
         found.test = median([_tested(rig, controller) for _ in range(rounds)])
         found.reload = median([_reloaded(rig, controller) for _ in range(rounds)])
+        more = []
         while len(found.more_cpu) < rounds and len(found.more) < tries:
-            host = _one_more(found, simulation, controller, resting)
+            more.append(_one_more(found, simulation, controller, resting))
+        for host in more[:rounds]:
             since = simulation.remove(host)
             _wait_answer(controller, host, yes=False)
             found.less.append(time.time() - since)
@@ -150,7 +152,10 @@ def _rest(found: Findings, pid: int, seconds: int) -> float:
 
 
 def _one_more(found: Findings, simulation: Simulation, controller: Controller, resting: float) -> str:
-    """The CPU counts of a round in which the controller did not happen to read everything anew, as it does each 30 s."""
+    """Begins when the controller has just listed everything. CPU and calls count when it did not do so again."""
+    simulation.calls()
+    until(lambda: simulation.calls()["GET /containers/json"], WITHIN, "a list of all", every=0.1)
+    time.sleep(QUIET)
     simulation.calls()
     began, before = time.monotonic(), cpu_seconds(controller.pid)
     (host,), since = simulation.run()

@@ -165,7 +165,7 @@ class Controller:
         if self._offered and not nginx.view.neighbours.refused:
             await self._take_over(course, nginx, self._offered)
         with course.stage("plan"):
-            networks = self._planner.networks(self._inputs(nginx))
+            networks, _ = self._planner.needs(self._inputs(nginx))
         with course.stage("join"):
             joined = await parts.nginx.join(nginx, networks) if self.policy.join else JoinResult()
         self._unjoinable = joined.refused
@@ -173,13 +173,15 @@ class Controller:
             self.state = replace(self.state, joined=self.state.joined | joined.networks)
             parts.store.save(self.state)
             self.nginx = nginx = await parts.nginx.ensure()
+        with course.stage("plan"):
+            _, probes = self._planner.needs(self._inputs(nginx))
+        parts.prober.watch(probes, () if self.live else self.state.live_targets)
+        if await self._patience.waits(parts.prober, self._publication.parsing(len(probes)), parts.wakes, urgent=wake.urgent):
+            self._timers.later(0.0, "a crowd was asked")
+            return
         self.plan = plan = self._plan(course, nginx)
-        trusted = () if self.live else self.state.live_targets
-        parts.prober.watch(plan.probes.values(), trusted)
-        if trusted:
-            plan = self.plan = self._plan(course, nginx)
         plan = await self._roll(course, nginx, plan)
-        if self._patience.waits(plan, parts.tester.parsing, parts.prober.unasked, urgent=wake.urgent):
+        if self._patience.doubts(plan):
             self._timers.later(0.05, "waiting for the first checks")
             return
         self._publication.drain = drain.phase(self.state.drain, steady.now())

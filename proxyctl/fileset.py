@@ -19,8 +19,8 @@ class ConfigPart:
     """The host, or `file own.conf`."""
     text: str
     forms: tuple[str, ...]
-    """Digests of what nginx must have accepted, one of them: target addresses, ports and weights do not change them. The first is
-    its own; a place without targets is known from the form with targets too."""
+    """Digests of what nginx must have accepted, one of them: names, target addresses, ports and weights do not change them. The
+    first is its own; a place without targets is known from the form with targets too."""
 
 
 @dataclass(frozen=True, slots=True)

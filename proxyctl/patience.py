@@ -5,10 +5,16 @@ from __future__ import annotations
 import time
 
 from proxyctl.model import Plan
+from proxyctl.observe.events import Wakes
+from proxyctl.observe.probes import Prober
 from proxyctl.plan.routes import WARM_UP
 
 LONG_PARSE, CROWD, FEW = 0.5, 0.01, 10
-"""Seconds; share of all hosts; hosts that are no crowd, however few there are."""
+"""Seconds; share of all targets; targets that are no crowd, however few there are."""
+PARSES = 2
+"""What a crowd may take, in parses: being published in parts costs one more."""
+LOOK_EVERY = 0.05
+"""Seconds between two looks at who has been asked by now."""
 
 
 class Patience:
@@ -18,15 +24,19 @@ class Patience:
     def __init__(self, *, doubtful: bool) -> None:
         self.doubtful = doubtful
         self._born = time.monotonic()
-        self._crowded: float | None = None
-        """Since when (monotonic) a crowd warms up."""
 
-    def waits(self, plan: Plan, parsing: float, unasked: int, *, urgent: bool) -> bool:
-        """Where nginx needs long to parse, a crowd that warms up is published at once and not in parts; what is `urgent` does not
-        wait for it. `parsing`: seconds that nginx needs; `unasked`: targets that wait for their first check."""
-        now = time.monotonic()
-        self.doubtful = self.doubtful and plan.holding > 0 and now - self._born < WARM_UP
-        large = plan.holding > max(FEW, CROWD * len(plan.ahead.vhosts)) or (self._crowded is not None and unasked > 0)
-        crowd = parsing > LONG_PARSE and large
-        self._crowded = (self._crowded or now) if crowd else None
-        return self.doubtful or (self._crowded is not None and now - self._crowded < max(WARM_UP, parsing) and not urgent)
+    def doubts(self, plan: Plan) -> bool:
+        self.doubtful = self.doubtful and plan.holding > 0 and time.monotonic() - self._born < WARM_UP
+        return self.doubtful
+
+    async def waits(self, prober: Prober, parsing: float, wakes: Wakes, *, urgent: bool) -> bool:
+        """Where nginx needs long to parse, a crowd is decided about, and published, when all of it has been asked, and not in
+        parts; what is `urgent` does not wait for it. `parsing`: seconds that nginx needs."""
+        few = max(FEW, CROWD * len(prober.standing))
+        if urgent or parsing <= LONG_PARSE or prober.unasked <= few:
+            return False
+        end = time.monotonic() + max(WARM_UP, PARSES * parsing)
+        while prober.unasked and time.monotonic() < end and not wakes.urgent:
+            await wakes.urgent_within(LOOK_EVERY)
+        await wakes.urgent_within(LOOK_EVERY)  # what has passed once is asked again at once
+        return True

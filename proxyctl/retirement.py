@@ -55,7 +55,7 @@ class Retirement:
         gone, _ = identity.between(self._table.vhosts, table.vhosts)
         before = {**self._beside, **generations.serving(gone)}
         run = f"{live.nginx_id} {live.nginx_started_at}"
-        now = generations.serving(table.vhosts) if before else {}
+        now = generations.serving_of(table.vhosts, before)
         self.generations = generations.advance(self.generations, run, live.ending, before, now)
         self._table, self._beside = table, {}
 

@@ -42,6 +42,11 @@ class Wakes:
         if wake.urgent:
             self._urgent.set()
 
+    @property
+    def urgent(self) -> bool:
+        """Whether something urgent is pending."""
+        return self._urgent.is_set()
+
     async def urgent_within(self, seconds: float) -> None:
         """Returns when something urgent is pending, or after so many seconds."""
         with suppress(TimeoutError):

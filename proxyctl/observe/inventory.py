@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavaila
 from proxyctl.report import Wake
 
 SIGKILL = 9
+PROJECT = "com.docker.compose.project"
 REUSE_WITHIN = 10.0
 """Seconds after a death in which the start of any container is looked at: it may have got the address."""
 
@@ -73,6 +74,8 @@ class Inventory:
             self._known[container_id] = replace(container, endpoints=left)
             self._addresses_matter = max(self._addresses_matter, at + REUSE_WITHIN)
             self._post(Wake((reason,), urgent=True, at=at))
+        elif event.action == "create" and self._is_familiar(event.labels or {}):
+            pass  # it is read when it starts
         elif event.action == "kill" and container_id in self._inspected:
             self._stop(container_id, event.signal, Wake((reason,), urgent=True, at=at))
         else:
@@ -94,6 +97,23 @@ class Inventory:
         if event.action in ("start", "connect") and time.monotonic() < self._addresses_matter:
             return True
         return any(key.startswith(self._prefix) for key in labels) or event.container_id in self._lenders
+
+    def _is_familiar(self, labels: Mapping[str, str]) -> bool:
+        """Whether nothing has to be made ready for it: one of its image runs and asks for the same under another name, in a
+        network that will be its own, too. A version is no such name: a rollout waits for all that is coming."""
+        wanted, image, project = self._wishes(labels), labels.get("image"), labels.get(PROJECT)
+        return f"{self._prefix}version" not in labels and any(
+            known.image == image
+            and known.state == "running"
+            and self._wishes(known.labels) == wanted
+            and (known.labels.get(PROJECT) == project or not _is_among_itself(known))
+            for known in self._known.values()
+        )
+
+    def _wishes(self, labels: Mapping[str, str]) -> dict[str, str]:
+        """How a container is to be served, whatever its name."""
+        ours = {key: value for key, value in labels.items() if key.startswith(self._prefix)}
+        return {key: "" if key.endswith((".host", ".service")) else value for key, value in ours.items()}
 
     def _tick(self, container_id: str) -> int:
         self._clock += 1
@@ -147,7 +167,7 @@ class Inventory:
         if wake.relist or wake.look or not self._listed:
             await self._relist()
         self._forget_survivors(now)
-        modes = (container.network_mode for container in self._known.values())
+        modes = {container.network_mode for container in self._known.values()}
         self._lenders = frozenset(mode.removeprefix("container:") for mode in modes if mode.startswith("container:"))
         return Snapshot(dict(self._known), frozenset(self._stopping))
 
@@ -199,3 +219,9 @@ class Inventory:
             container = self._known.get(container_id)
             if container is None or container.state != "running" or now - since > container.stop_timeout + 1:
                 del self._stopping[container_id]
+
+
+def _is_among_itself(container: Container) -> bool:
+    """Whether it is in a network that compose has made for its project."""
+    own = f"{container.labels.get(PROJECT)}_"
+    return any(endpoint.network.startswith(own) for endpoint in container.endpoints)

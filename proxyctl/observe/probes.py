@@ -47,6 +47,8 @@ class Prober:
         self._probes: Collection[Probe] = ()
         self._watched: dict[ProbeKey, _Watch] = {}
         self._due: deque[tuple[_Watch, int]] = deque()
+        self._first: deque[tuple[_Watch, int]] = deque()
+        """Those that are asked before all others."""
         self._checks: set[asyncio.Task[None]] = set()
         self._grid: dict[int, list[tuple[_Watch, int]]] = {}
         """By GRID since the loop's beginning: one timer for all whose turn is then, each with its `turn`."""
@@ -110,12 +112,17 @@ class Prober:
         self._pump()
 
     def due(self, watch: _Watch) -> None:
-        """One that has passed, and not often enough yet, goes before all others: among thousands, each is done with soon."""
-        (self._due.appendleft if watch.passing else self._due.append)((watch, watch.turn))
+        """One that has passed, and not often enough yet, goes before all others: among thousands, each is done with soon. Then
+        come those that were never asked: who waits for them is no matter of routine."""
+        turn = (watch, watch.turn)
+        if watch.passing:
+            self._first.appendleft(turn)
+        else:
+            (self._due if watch.asked else self._first).append(turn)
         self._pump()
 
     def _pump(self) -> None:
-        if self._due and not self._pumping and len(self._checks) < AT_ONCE:
+        if (self._first or self._due) and not self._pumping and len(self._checks) < AT_ONCE:
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._check_some)
 
@@ -123,9 +130,10 @@ class Prober:
         """A connection to a container on this host is mostly there at once, and costs no task then."""
         self._pumping = False
         for _ in range(IN_A_TURN):
-            if not self._due or len(self._checks) >= AT_ONCE:
+            queue = self._first or self._due
+            if not queue or len(self._checks) >= AT_ONCE:
                 break
-            watch, turn = self._due.popleft()
+            watch, turn = queue.popleft()
             if watch.turn != turn:
                 continue
             watch.ask()

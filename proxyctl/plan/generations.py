@@ -9,12 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from proxyctl.fileset import Freed, Generation
-from proxyctl.model import ProbeKey, RouteTable, Snapshot, Target, VirtualHost
+from proxyctl.model import ProbeKey, RoutedTarget, RouteTable, Snapshot, Target, VirtualHost
 
 
 def serving(vhosts: Iterable[VirtualHost]) -> dict[Target, str]:
     """Targets that nginx is told about, with their services."""
     return {t.target: t.service for vhost in vhosts for location in vhost.locations for t in location.targets if t.serving}
+
+
+def serving_of(vhosts: Iterable[VirtualHost], some: Iterable[Target]) -> dict[Target, str]:
+    """The same, of those among `some` alone. By container first: the digest of a whole target is dear."""
+    ids = {target.container_id for target in some}
+    return {
+        t.target: t.service
+        for vhost in vhosts
+        for location in vhost.locations
+        for t in location.targets
+        if t.target.container_id in ids and t.serving
+    }
 
 
 def carrying(vhosts: Iterable[VirtualHost]) -> Iterator[ProbeKey]:
@@ -26,7 +38,7 @@ def advance(
     generations: Iterable[Generation], run: str, ending: frozenset[int], before: Mapping[Target, str], now: Mapping[Target, str]
 ) -> tuple[Generation, ...]:
     """The generations after a proof. `ending`: the old workers that still live, in this `run` of nginx; those that are in no
-    generation yet were started with `before`, what was live until now."""
+    generation yet were started with `before`, what was live until now. `now`: what is live, or of it what is in `before`."""
     freed = frozenset(Freed(target, service) for target, service in before.items() if target not in now)
     past = [g for g in generations if g.run == run]
     newly = ending.difference(*(g.workers for g in past))
@@ -40,18 +52,10 @@ def endangered(generations: Iterable[Generation], snapshot: Snapshot, table: Rou
     knowing = [g for g in generations if g.freed]
     if not knowing:
         return {}
-    wanted = {freed.target.address for g in knowing for freed in g.freed}
-    holders: dict[str, set[str]] = {}
-    for container in snapshot.containers.values():
-        if container.state == "running":
-            for endpoint in container.endpoints:
-                for address in wanted.intersection((endpoint.ipv4, endpoint.ipv6)):
-                    holders.setdefault(address, set()).add(container.id)
     targets = [t for vhost in table.vhosts for location in vhost.locations for t in location.targets]
-    services = {t.target.container_id: t.service for t in targets}
-    for t in targets:  # through the host's address, a port tells them apart
-        if t.target.address in wanted:
-            holders.setdefault(f"{t.target.address} {t.target.port}", set()).add(t.target.container_id)
+    holders = _holders({freed.target.address for g in knowing for freed in g.freed}, snapshot, targets)
+    holding = frozenset().union(*holders.values())
+    services = {t.target.container_id: t.service for t in targets if t.target.container_id in holding}
     found: dict[int, str] = {}
     for generation in knowing:
         for freed in sorted(generation.freed, key=lambda f: f.target):
@@ -61,3 +65,18 @@ def endangered(generations: Iterable[Generation], snapshot: Snapshot, table: Rou
                     name = snapshot.containers[holder].name if holder in snapshot.containers else holder[:12]
                     found |= dict.fromkeys(generation.workers, f"{target.address} belongs to {name} now")
     return found
+
+
+def _holders(wanted: set[str], snapshot: Snapshot, targets: Iterable[RoutedTarget]) -> dict[str, set[str]]:
+    """Ids of the containers that have these addresses now. Through the host's address, a port tells them apart."""
+    holders: dict[str, set[str]] = {}
+    for container in snapshot.containers.values():
+        if container.state == "running":
+            for endpoint in container.endpoints:
+                for address in (endpoint.ipv4, endpoint.ipv6):
+                    if address in wanted:
+                        holders.setdefault(address, set()).add(container.id)
+    for t in targets:
+        if t.target.address in wanted:
+            holders.setdefault(f"{t.target.address} {t.target.port}", set()).add(t.target.container_id)
+    return holders

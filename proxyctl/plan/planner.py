@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -107,10 +107,11 @@ class Planner:
         self._owners_flat: Mapping[str, Owner] = {}
         self._plan: Plan | None = None
 
-    def networks(self, inputs: Inputs) -> frozenset[str]:
-        """Names of the networks that nginx must be in to reach its targets: what has to be known before anything is decided."""
+    def needs(self, inputs: Inputs) -> tuple[frozenset[str], Collection[Probe]]:
+        """What has to be done before anything is decided: networks that nginx must be in, and targets that must be asked."""
         self._ask(inputs)
-        return frozenset(+self._networks)
+        known = self._plan if not self._has_asked else None
+        return frozenset(+self._networks), known.probes.values() if known else tuple(self._probes.values())
 
     def plan(self, inputs: Inputs) -> Plan:
         """One decision. Inputs are compared with those before by identity first: what is the same object costs nothing."""
@@ -122,7 +123,7 @@ class Planner:
         hosts |= self._reshared(inputs)
         hosts |= self._restless.keys()
         before = {host: self._owners.get(host) for host in hosts}
-        for host in hosts:
+        for host in sorted(hosts):  # so that all of them, in the order in which they came, are nearly sorted
             self._decide(host, inputs)
             if self._labelled:
                 self._stirred.update([self._asked[each].service for each in self._askers.get(host, ())])

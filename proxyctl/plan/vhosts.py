@@ -1,9 +1,9 @@
 """Route table and templates -> the files that nginx reads, each named by the digest of its content.
 
-A host is one server block; a (host, path) is one upstream block in a file of its own. So what changes from second to second,
-target addresses, is never in a file that came from a label, and `FileSet.shapes` can leave it out: nginx has accepted a draft
-when it has accepted every shape in it. A location that loses its last target switches to its 503 form, which has the same
-typed host and path; one sample of that form is in every draft.
+A host is one server block, with an upstream block for each of its paths. Two hosts whose server blocks differ in their names
+alone have the same form, if the names are of one kind and length as nginx's hash of names sees them: nginx has accepted a draft
+when it has accepted every form in it. A location that loses its last target switches to its 503 form, which has the same typed
+path; one sample of that form is in every draft.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 
@@ -33,6 +34,9 @@ TEMPLATES = (
 GROUP_DIGITS = 2
 """Of a digest in hex: hosts go into 256 files."""
 
+_MARK = "\0"
+"""Around what stands for a name in a shape: no template has it, and no safe value."""
+MOST_SHAPES = 4096
 _SAFE = re.compile(r"[A-Za-z0-9._~+@:=*/\[\]-]*", re.ASCII)
 _NOBODY = Location(path="/", strip_path=False, scheme="http", service="", route="", targets=(), fail_open=False)
 _SAMPLE = VirtualHost("sample.proxyctl.invalid", (_NOBODY, replace(_NOBODY, path="/p", strip_path=True)))
@@ -55,11 +59,13 @@ class _Server:
     """A target as templates see it."""
 
     address: str
-    port: int
+    port: str
     weight: int
 
 
-_BLANK = (_Server("127.0.0.1", 1, 1),)
+_BLANK = [_Server("127.0.0.1", "1", 1)]
+_Place = tuple[str, bool, str, bool, bool]
+"""What is said about a location beside its upstream: the fields of `_Shown`, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,8 @@ class Renderer:
             auto_reload=False,
         )
         self._shipped = shipped
+        self._shape = lru_cache(MOST_SHAPES)(self._shape_of)
+        self._upstream_shape = lru_cache(MOST_SHAPES)(self._upstream_shape_of)
         self._common: Mapping[str, object] = {}
         self._hosts: dict[str, _Made] = {}
         self._hosts_before: dict[str, _Made] = {}
@@ -121,12 +129,13 @@ class Renderer:
         }
         if common != self._common:
             self._common, self._hosts, self._hosts_before = common, {}, {}
+            self._shape.cache_clear()
         objects = self._objects(table)
         for name, text in sorted(operator_files.items()):
             part = ConfigPart(f"{OWN_FILE}{name}", text, (_digest(text),))
             objects.setdefault(f"{_digest(text)}.conf", ConfigFile((part,)))
         included = list(objects)
-        dead = self._server(_SAMPLE, _none)
+        dead, _ = self._server(_SAMPLE, _none)
         sample = f"{_digest(dead)}.conf"
         hosts = [vhost.host for vhost in table.vhosts]
         main = common | {
@@ -201,33 +210,58 @@ class Renderer:
 
     def _make(self, vhost: VirtualHost) -> _Made:
         """One host. Its place in a file depends on its name alone, so that a change of one host rewrites one file."""
-        alive = self._server(vhost, _all)
-        form = _digest(alive)
-        text, forms = alive, [form]
+        text, form = self._server(vhost, _all)
+        forms = [form]
         if not all(location.serving for location in vhost.locations):
-            text = self._server(vhost, lambda location: bool(location.serving))
-            forms.insert(0, _digest(text))
+            text, form = self._server(vhost, lambda location: bool(location.serving))
+            forms.insert(0, form)
         upstreams = [self._upstream(vhost.host, location) for location in vhost.locations if location.serving]
         group = _digest(vhost.host)[:GROUP_DIGITS] if self._shipped else vhost.host
         return _Made(vhost, ConfigPart(vhost.host, "".join(upstreams) + text, tuple(forms)), group)
 
-    def _server(self, vhost: VirtualHost, alive: Callable[[Location], bool]) -> str:
+    def _server(self, vhost: VirtualHost, alive: Callable[[Location], bool]) -> tuple[str, str]:
+        """The text, and its form. With templates of one's own, which may look at the name, that is the text."""
+        names = [_safe(vhost.host), *[upstream_name(vhost.host, location.path) for location in vhost.locations]]
+        places = tuple(
+            [
+                (where.path, where.strip_path, where.scheme, alive(where) and not where.maintenance, where.maintenance)
+                for where in vhost.locations
+            ]
+        )
+        if not self._shipped:
+            text = self._server_text(names, places)
+            return text, _digest(text)
+        shape, form = self._shape(places)
+        kind = "*" if vhost.host.startswith("*") else ""
+        return _filled(shape, names), f"{form}{kind}{_aligned(len(vhost.host))}"
+
+    def _shape_of(self, places: tuple[_Place, ...]) -> tuple[str, str]:
+        text = self._server_text(_marks(1 + len(places)), places)
+        return text, _digest(text)
+
+    def _server_text(self, names: list[str], places: Iterable[_Place]) -> str:
+        """`names`: the host's, and the upstream's of each place."""
+        name, *upstreams = names
         locations = [
-            _Shown(
-                path=_safe(location.path),
-                strip_path=location.strip_path,
-                scheme=location.scheme,
-                upstream=upstream_name(vhost.host, location.path),
-                alive=alive(location) and not location.maintenance,
-                maintenance=location.maintenance,
-            )
-            for location in vhost.locations
+            _Shown(_safe(path), strip_path, scheme, upstream, alive, maintenance)
+            for upstream, (path, strip_path, scheme, alive, maintenance) in zip(upstreams, places, strict=True)
         ]
-        return self._text("server.conf.j2", self._common, name=_safe(vhost.host), locations=locations)
+        return self._text("server.conf.j2", self._common, name=name, locations=locations)
 
     def _upstream(self, host: str, location: Location) -> str:
-        servers = [_Server(_bracketed(t.target.address), t.target.port, t.weight) for t in location.serving]
-        return self._text("upstream.conf.j2", {"name": upstream_name(host, location.path)}, servers=servers or _BLANK)
+        name = upstream_name(host, location.path)
+        servers = [_Server(_bracketed(t.target.address), str(t.target.port), t.weight) for t in location.serving] or _BLANK
+        if not self._shipped:
+            return self._upstream_text(name, servers)
+        words = [word for server in servers for word in (server.address, server.port)]
+        return _filled(self._upstream_shape(tuple([server.weight for server in servers])), [name, *words])
+
+    def _upstream_shape_of(self, weights: tuple[int, ...]) -> str:
+        name, *words = _marks(1 + 2 * len(weights))
+        return self._upstream_text(name, list(map(_Server, words[::2], words[1::2], weights)))
+
+    def _upstream_text(self, name: str, servers: list[_Server]) -> str:
+        return self._text("upstream.conf.j2", {"name": name}, servers=servers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -249,6 +283,17 @@ def upstream_name(host: str, path: str) -> str:
     """The same for as long as the (host, path) is, whoever serves it. nginx compares it with each one before it, so what they
     have in common comes last."""
     return f"{_digest(host + path)}_proxyctl"
+
+
+def _marks(count: int) -> list[str]:
+    return [f"{_MARK}{number}{_MARK}" for number in range(count)]
+
+
+def _filled(shape: str, words: list[str]) -> str:
+    """With each mark replaced by the word of its number."""
+    pieces = shape.split(_MARK)
+    pieces[1::2] = [words[int(number)] for number in pieces[1::2]]
+    return "".join(pieces)
 
 
 def without_targets(table: RouteTable) -> RouteTable:
@@ -278,8 +323,11 @@ def _bucket(longest: int) -> int:
 
     Source: ngx_hash.c, NGX_HASH_ELT_SIZE. 64 is nginx's default on common processors.
     """
-    aligned = (longest + 2 + 7) // 8 * 8
-    return max(64, _power_of_two(8 + aligned + 8))
+    return max(64, _power_of_two(8 + _aligned(longest) + 8))
+
+
+def _aligned(length: int) -> int:
+    return (length + 2 + 7) // 8 * 8
 
 
 def _power_of_two(least: int) -> int:

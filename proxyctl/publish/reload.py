@@ -25,15 +25,15 @@ ASK_SHARE = 0.03
 SETTLE = 2.0
 """Seconds in which more workers than configured mean that one from before, started after it was last looked, still serves."""
 RETIRE_AFTER = 0.1
-"""Seconds that nginx waits before it tells old workers to end."""
+"""Seconds from the start of new workers until nginx tells the old ones to end."""
 LOG_AFTER = 0.4
 """Seconds without an answer before the log is read for a refusal."""
 SIGNAL_AGAIN = 1.5
 GIVE_UP = 20.0
 """Seconds until a signal counts as lost, and until nginx counts as dead; each more for one that needs long to parse."""
 LONGER, PATIENCE = 2, 5
-"""Times the longest `nginx -t`, which is quicker in parts: until nginx is asked what keeps it, and until it is signalled again,
-since a signal in the middle of a parse would only begin another one."""
+"""Times what a parse takes: until nginx is asked what keeps it, and until it is signalled again, since a signal in the middle of
+a parse would only begin another one."""
 
 
 class NotProved(Exception):  # noqa: N818
@@ -78,7 +78,7 @@ class Reloader:
         is_there: Callable[[], bool] = lambda: True,
     ) -> Live:
         """Raises NotProved. `before`: what was proved last, which saves asking for its workers; `workers`: how many will come;
-        `parsing`: seconds that nginx has needed to parse as much; `is_there`: whether what is published still is."""
+        `parsing`: seconds that nginx may need to parse it; `is_there`: whether what is published still is."""
         if before and before.is_in(nginx):
             old = before.workers
         else:
@@ -115,7 +115,7 @@ class Reloader:
         return Live(digest, nginx.id, nginx.started_at, serving, ending)
 
     async def _retired(self, published: Published, nginx: NginxInstance, old: frozenset[int], began: float, workers: int) -> Live:
-        await asyncio.sleep(max(0.0, began + RETIRE_AFTER - time.monotonic()))
+        await asyncio.sleep(RETIRE_AFTER)
         while True:
             serving, ending = await self._workers(nginx)
             settled = len(serving) <= workers or time.monotonic() - began > SETTLE

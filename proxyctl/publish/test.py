@@ -1,9 +1,9 @@
 """Draft -> Tested: nginx itself has accepted it, in its own container, or everything in it before.
 
-What was accepted is remembered by form (see model.ConfigPart), so a draft that differs in target addresses, ports and weights
-alone costs nothing, and what a `create` event announced has been tested before its `start`. Of one that differs in some hosts,
-nginx sees those, with the frame and everything hand-written: what the shipped templates make of one host cannot clash with
-another's.
+What was accepted is remembered by form (see fileset.ConfigPart), so a draft that differs in names, target addresses, ports and
+weights alone costs nothing, and what a `create` event announced has been tested before its `start`. Of one that has new forms,
+nginx sees one host of each, with the frame and everything hand-written: what the shipped templates make of one host cannot clash
+with another's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import time
 from dataclasses import dataclass
 
-from proxyctl.fileset import ConfigFile, FileSet
+from proxyctl.fileset import ConfigFile, ConfigPart, FileSet
 from proxyctl.model import EngineRefused
 from proxyctl.publish.draft import Draft
 from proxyctl.publish.nginx import Engine, NginxInstance
@@ -49,20 +49,24 @@ class Tester:
         self._files: set[str] = set()
         """Names of objects whose forms are all accepted: most objects of a draft are those of the one before."""
         self.parsing = 0.0
-        """Seconds of the longest test, all its parts together."""
+        """Seconds of the longest test, all its parts together. It shows what is hand-written, and few hosts."""
 
     def untested(self, fileset: FileSet, nginx: NginxInstance) -> frozenset[str] | None:
         """The objects to show to nginx, this image of it, before it has accepted all; None when it has to see all at once."""
         if nginx.image_id != self._binary:
             self._binary = nginx.image_id
             self._forms, self._files = set(), set()
-        unknown = {name for name, file in fileset.objects.items() if not self._knows(name, file)}
+        shown, forms = set[str](), set[str]()
+        for name, file in fileset.objects.items():
+            if not self._knows(name, file) and not all(_is_in(self._forms, part) or _is_in(forms, part) for part in file.parts):
+                shown.add(name)
+                forms.update(part.forms[0] for part in file.parts if part.forms)
         if fileset.frame_form not in self._forms:
-            unknown.add(fileset.sample)
-        return frozenset(unknown) if not unknown or fileset.separable else None
+            shown.add(fileset.sample)
+        return frozenset(shown) if not shown or fileset.separable else None
 
     def _knows(self, name: str, file: ConfigFile) -> bool:
-        if name not in self._files and all(not part.forms or self._forms.intersection(part.forms) for part in file.parts):
+        if name not in self._files and all(_is_in(self._forms, part) for part in file.parts):
             self._files.add(name)
         return name in self._files
 
@@ -96,6 +100,10 @@ class Tester:
         if untested is None or untested:
             self.parsing = max(self.parsing, taken + await self.show(draft, nginx))
         return Tested(draft, _Seal())
+
+
+def _is_in(forms: set[str], part: ConfigPart) -> bool:
+    return not part.forms or not forms.isdisjoint(part.forms)
 
 
 def reason_of(said: str) -> str:

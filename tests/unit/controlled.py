@@ -92,7 +92,8 @@ class Rig:
         self.engine.put(*containers)
         self.news = False
         report = await self.controller.cycle(wake)
-        return await self.controller.cycle(replace(wake, relist=False)) if self.news else report
+        after = await self.controller.cycle(replace(wake, relist=False)) if self.news else report
+        return report if after.result == "unchanged" else after
 
     async def live(self, *containers: Container) -> CycleReport:
         report = await self.cycle(RELIST, *containers)

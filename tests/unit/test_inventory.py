@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Snapshot
-from proxyctl.observe.inventory import Inventory
+from proxyctl.observe.inventory import PROJECT, Inventory
 from proxyctl.report import Wake
 from tests.unit.make import container
 
@@ -449,3 +449,56 @@ async def test_a_list_in_the_middle_of_a_start_does_not_show_a_container_without
     second.set()
     await asyncio.sleep(0.01)
     assert (await here.refresh()).containers == {WEB.id: WEB}
+
+
+# ---------------------------------------------------------------- what is only created
+
+
+LIKE_WEB = container("other", {"host": "b.example"})
+
+
+@pytest.mark.parametrize(
+    ("new", "read"),
+    [
+        pytest.param(LIKE_WEB, False, id="another name"),
+        pytest.param(container("other", {"host": "a.example"}), False, id="another one of it"),
+        pytest.param(container("other", {"host": "b.example", "service": "b"}), True, id="a service"),
+        pytest.param(container("other", {"host": "b.example", "path": "/git"}), True, id="another path"),
+        pytest.param(container("other", {"host": "b.example", "routes.x.host": "c.example"}), True, id="another route"),
+        pytest.param(container("other", {"host": "b.example", "version": "2"}), True, id="a version"),
+        pytest.param(replace(LIKE_WEB, image="another"), True, id="another image"),
+    ],
+)
+async def test_what_is_like_a_running_one_is_read_when_it_starts_and_not_before(new: Container, *, read: bool) -> None:
+    watched = await watch(WEB)
+    watched.host.containers[new.id] = replace(new, state="created")
+    event = EngineEvent("create", new.id, 0, 0.0, {**new.labels, "image": new.image, "name": new.name})
+    watched.inventory.note(event)
+    await asyncio.sleep(0.01)
+    assert watched.host.calls == ([new.id] if read else [])
+    watched.host.containers[new.id] = new
+    await watched.note("start", new)
+    assert watched.host.calls.count(new.id) == 1 + read
+    assert (await watched.refresh()).containers[new.id] == new
+
+
+@pytest.mark.parametrize(
+    ("network", "project", "read"),
+    [("shared", "a", False), ("shared", "b", False), ("a_default", "a", False), ("a_default", "b", True)],
+)
+async def test_one_of_another_project_is_read_before_it_starts_where_each_has_networks_of_its_own(
+    network: str, project: str, *, read: bool
+) -> None:
+    known = container("web", {"host": "a.example"}, networks={network: "10.0.0.5"})
+    watched = await watch(replace(known, labels={**known.labels, PROJECT: "a"}))
+    watched.inventory.note(EngineEvent("create", "new", 0, 0.0, {**LIKE_WEB.labels, "image": known.image, PROJECT: project}))
+    await asyncio.sleep(0.01)
+    assert watched.host.calls == (["new"] if read else [])
+
+
+async def test_one_that_is_like_a_dead_one_is_read_before_it_starts() -> None:
+    watched = await watch(replace(WEB, state="exited"))
+    watched.host.calls.clear()
+    watched.inventory.note(EngineEvent("create", "new", 0, 0.0, {**LIKE_WEB.labels, "image": WEB.image}))
+    await asyncio.sleep(0.01)
+    assert watched.host.calls == ["new"]

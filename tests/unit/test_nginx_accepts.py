@@ -135,6 +135,12 @@ def test_a_wildcard_of_any_length_fits_into_the_hash_of_names(length: int, tmp_p
     assert refusal(table((f"*.{named(length)}", location("/", ONE)), ("a.example", location("/", ONE))), tmp_path) == ""
 
 
+def test_names_of_every_length_are_accepted_side_by_side(tmp_path: Path) -> None:
+    """nginx is shown one name of each form, and others have it by their length alone."""
+    names = [f"{kind}{named(length)}" for length in range(1, 254) for kind in ("", "*.")]
+    assert refusal(table(*((name, location("/", ONE)) for name in names)), tmp_path) == ""
+
+
 @pytest.mark.parametrize("length", [47, 111, 239])
 def test_the_hash_of_names_is_no_larger_than_nginx_needs(length: int, tmp_path: Path) -> None:
     """And so the tests above would fail if it were smaller."""

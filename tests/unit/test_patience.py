@@ -2,60 +2,77 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from dataclasses import replace
 
 import pytest
 
-from proxyctl.model import Plan, RouteTable
+from proxyctl import patience
+from proxyctl.model import ProbeResult, Target
+from proxyctl.observe.events import Wakes
+from proxyctl.observe.probes import Prober
 from proxyctl.patience import Patience
-from proxyctl.plan.routes import WARM_UP
+from proxyctl.report import Wake
 from tests.unit import make
 
-PLAN = replace(make.decide([]), ahead=make.table(*((f"h{n}.example", make.location("/")) for n in range(200))))
 SLOW, QUICK = 1.0, 0.1
 """Seconds that nginx needs to parse."""
 
 
-def holding(hosts: int) -> Plan:
-    return replace(PLAN, holding=hosts)
+def waiting_for(unasked: int, asked: int = 200) -> Prober:
+    prober = Prober(lambda *_: None)
+    prober.unasked = unasked
+    prober.standing = {(Target(f"id{n}", "", "10.0.0.5", n), ""): ProbeResult("healthy", "", 0.0) for n in range(asked)}
+    return prober
 
 
-def test_a_crowd_that_warms_up_is_published_at_once_where_a_reload_is_dear() -> None:
-    assert Patience(doubtful=False).waits(holding(50), SLOW, 0, urgent=False)
-    assert not Patience(doubtful=False).waits(holding(50), QUICK, 0, urgent=False)
+async def waits(prober: Prober, parsing: float = SLOW, *, urgent: bool = False, wakes: Wakes | None = None) -> bool:
+    return await Patience(doubtful=False).waits(prober, parsing, wakes or Wakes(), urgent=urgent)
 
 
-def test_what_is_urgent_waits_for_no_crowd() -> None:
-    assert not Patience(doubtful=False).waits(holding(50), SLOW, 50, urgent=True)
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "WARM_UP", 0.2)
+    monkeypatch.setattr(patience, "LOOK_EVERY", 0.005)
 
 
-def test_a_few_hosts_are_no_crowd_and_a_few_of_many_are_none() -> None:
-    """A small machine may need long for an `nginx -t` of two hosts."""
-    two = replace(PLAN, ahead=make.table(("a.example", make.location("/")), ("b.example", make.location("/"))), holding=2)
-    assert not Patience(doubtful=False).waits(two, SLOW, 2, urgent=False)
-    many = replace(PLAN, ahead=make.table(*((f"h{n}.example", make.location("/")) for n in range(3000))), holding=30)
-    assert not Patience(doubtful=False).waits(many, SLOW, 30, urgent=False)
-    assert Patience(doubtful=False).waits(replace(many, holding=31), SLOW, 31, urgent=False)
+async def test_a_crowd_is_published_when_all_of_it_has_been_asked_where_a_reload_is_dear() -> None:
+    crowd = waiting_for(50)
+    asyncio.get_running_loop().call_later(0.05, setattr, crowd, "unasked", 0)
+    began = asyncio.get_running_loop().time()
+    assert await waits(crowd)
+    assert crowd.unasked == 0
+    assert asyncio.get_running_loop().time() - began < 0.2
+    assert not await waits(waiting_for(50), QUICK)
+    assert not await waits(crowd), "all have been asked"
 
 
-def test_the_last_of_a_crowd_are_asked_before_it_is_published() -> None:
-    waiting = Patience(doubtful=False)
-    assert waiting.waits(holding(50), SLOW, 50, urgent=False)
-    assert waiting.waits(holding(1), SLOW, 1, urgent=False)
-    assert not waiting.waits(holding(1), SLOW, 0, urgent=False)
-    assert not waiting.waits(holding(1), SLOW, 1, urgent=False), "that is no crowd any more"
+async def test_what_is_urgent_waits_for_no_crowd_and_ends_the_wait_for_one() -> None:
+    assert not await waits(waiting_for(50), urgent=True)
+    crowd, wakes = waiting_for(50), Wakes()
+    asyncio.get_running_loop().call_later(0.02, wakes.post, Wake(("die",), urgent=True))
+    assert await waits(crowd, parsing=60.0, wakes=wakes)
+    assert crowd.unasked == 50
 
 
-def test_a_crowd_is_waited_for_as_long_as_another_reload_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    waiting = Patience(doubtful=False)
-    assert waiting.waits(holding(50), SLOW, 50, urgent=False)
-    now += WARM_UP + 0.1
-    assert not waiting.waits(holding(50), SLOW, 50, urgent=False)
-    assert waiting.waits(holding(50), 2 * WARM_UP, 50, urgent=False)
+async def test_a_few_targets_are_no_crowd_and_a_few_of_many_are_none() -> None:
+    assert not await waits(waiting_for(10, asked=2))
+    assert not await waits(waiting_for(30, asked=3000))
+    assert await waits(waiting_for(31, asked=3000), parsing=0.6)
 
 
-def test_without_hosts_there_is_no_crowd() -> None:
-    assert not Patience(doubtful=False).waits(replace(PLAN, ahead=RouteTable()), SLOW, 0, urgent=False)
+async def test_a_crowd_is_not_waited_for_longer_than_being_published_in_parts_would_take() -> None:
+    crowd, clock = waiting_for(50), asyncio.get_running_loop().time
+    began = clock()
+    assert await waits(crowd, parsing=0.6)
+    assert 1.2 <= clock() - began < 3
+    assert crowd.unasked == 50
+
+
+def test_doubts_end_when_nobody_is_waited_for() -> None:
+    plan = make.decide([])
+    assert not Patience(doubtful=False).doubts(replace(plan, holding=1))
+    doubtful = Patience(doubtful=True)
+    assert doubtful.doubts(replace(plan, holding=1))
+    assert not doubtful.doubts(plan)
+    assert not doubtful.doubts(replace(plan, holding=1)), "once is enough"

@@ -296,6 +296,22 @@ async def test_a_target_that_has_passed_is_asked_again_before_others_are_asked_f
     assert watching.prober.unasked > 150
 
 
+async def test_a_target_that_was_never_asked_does_not_queue_behind_those_that_were(
+    server: Server, watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "AT_ONCE", 1)
+    monkeypatch.setattr(probes, "WARM_FIRST", 0.0)
+    monkeypatch.setattr(probes, "WARM_SHARE", 0.0)
+    server.statuses = [503]
+    many = [replace(http(server), route=f"many-{n}") for n in range(200)]
+    watching.prober.watch(many)
+    await watching.until(lambda: not watching.prober.unasked)
+    new, before = replace(http(server), route="new"), server.connections
+    watching.prober.watch([*many, new])
+    await watching.until(lambda: new.key in watching.prober.standing)
+    assert server.connections - before <= 5
+
+
 async def test_so_many_checks_at_once_and_no_more(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "AT_ONCE", 3)
     server.statuses = [0]

@@ -51,10 +51,16 @@ LESS = {
     "the port": of(what=table(("a.example", location("/", routed("10.0.0.5:8080"))))),
     "the weight": of(what=table(("a.example", location("/", routed(weight=5))))),
     "one more target": of(what=table(("a.example", location("/", routed(), routed("10.0.0.6:80"))))),
+    "the name": of(what=site("b.example")),
+    "one more name": of(what=table(("a.example", location("/", routed())), ("b.example", location("/", routed())))),
 }
 DEAD = of(what=table(("a.example", location("/", routed(serving=False)))))
 MORE = {
-    "the host": of(what=site("b.example")),
+    "a wildcard": of(what=site("*.a.example")),
+    "the length of the name": of(what=site("a" * 8 + ".example")),
+    "the name, with templates of one's own": of(
+        what=site("b.example"), renderer=changed("server.conf", "listen 80;", "listen  80;")
+    ),
     "the path": of(what=GIT),
     "one more path": of(
         what=RouteTable((replace(site().vhosts[0], locations=(location("/", routed()), location("/git", routed()))),))
@@ -143,11 +149,15 @@ tables = st.lists(
     st.tuples(
         st.sampled_from(["a.example", "b.example", "*.c.example"]),
         st.builds(
-            lambda path, address, serving, scheme: location(path, routed(address, serving=serving), scheme=scheme),
+            lambda path, address, serving, scheme, strip, more: location(
+                path, routed(address, serving=serving), *more, scheme=scheme, strip=strip
+            ),
             st.sampled_from(["/", "/git"]),
-            st.sampled_from(["10.0.0.5:80", "10.0.0.6:80"]),
+            st.sampled_from(["10.0.0.5:80", "[fd00::6]:81"]),
             st.booleans(),
             st.sampled_from(["http", "grpc"]),
+            st.booleans(),
+            st.sampled_from([(), (routed("10.0.0.7:82", weight=3),)]),
         ),
     ),
     max_size=4,
@@ -162,6 +172,16 @@ def test_a_renderer_that_remembers_renders_as_one_that_does_not(found: list[Rout
     for what, version in zip(found, versions, strict=False):
         view = make.view(version)
         assert make.render(what, view, renderer=one) == make.render(what, view, renderer=Renderer(SHIPPED, shipped=True))
+
+
+@settings(max_examples=50)
+@given(what=tables)
+def test_what_is_filled_into_a_shape_is_what_the_templates_write(what: RouteTable) -> None:
+    def written(renderer: Renderer) -> dict[str, str]:
+        files = make.render(what, renderer=renderer).objects.values()
+        return {part.source: part.text for file in files for part in file.parts}
+
+    assert written(Renderer(SHIPPED, shipped=True)) == written(Renderer(SHIPPED))
 
 
 # ---------------------------------------------------------------- what is not rendered

@@ -21,7 +21,8 @@ from tests.unit.make import location, routed, table
 ONE = table(("a.example", location("/", routed())))
 MOVED = table(("a.example", location("/", routed("10.9.9.9:81", weight=3), routed("10.9.9.8:81"))))
 DEAD = table(("a.example", location("/", routed(serving=False))))
-OTHER = table(("b.example", location("/", routed())))
+OTHER = table(("b.example", location("/git", routed())))
+NAMED = table(("b.example", location("/", routed())))
 
 
 class Bench:
@@ -65,8 +66,8 @@ async def test_a_draft_is_tested_by_nginx_in_its_own_container(here: Bench) -> N
     assert here.engine.did("test") == [(bench.NGINX, f"{here.view.conf_dir}/drafts/{tested.draft.fileset.digest}.conf")]
 
 
-@pytest.mark.parametrize("again", [ONE, MOVED, DEAD], ids=["the same", "other targets", "none alive"])
-async def test_what_differs_in_targets_alone_is_accepted_already(again: RouteTable, here: Bench) -> None:
+@pytest.mark.parametrize("again", [ONE, MOVED, DEAD, NAMED], ids=["the same", "other targets", "none alive", "another name"])
+async def test_what_differs_in_targets_and_names_alone_is_accepted_already(again: RouteTable, here: Bench) -> None:
     await here.test(ONE)
     assert here.knows(again)
     await here.test(again)
@@ -123,7 +124,8 @@ def test_the_reason_is_what_nginx_says_first(said: str, reason: str) -> None:
     assert testing.reason_of(said) == reason
 
 
-CROWD = table(*((f"h{number}.example", location("/", routed())) for number in range(300)))
+CROWD = table(*((f"h{number}.example", location(f"/h{number}", routed())) for number in range(300)))
+"""Each has a path of its own, and so another form."""
 
 
 async def test_of_many_hosts_nginx_sees_those_that_are_new(here: Bench) -> None:
@@ -134,6 +136,15 @@ async def test_of_many_hosts_nginx_sees_those_that_are_new(here: Bench) -> None:
     assert "server_name a.example;" in text
     assert text.count("server_name h") < 10, "the few that share its file"
     assert "default_server" in text, "the frame"
+
+
+async def test_of_many_hosts_of_one_form_nginx_sees_a_few(here: Bench) -> None:
+    same = table(*((f"h{number:03}.example", location("/", routed())) for number in range(300)))
+    seen = here.listen()
+    await here.test(same)
+    (text,) = seen
+    assert 0 < text.count("server_name h") < 10, "those of one file"
+    assert here.knows(same)
 
 
 async def test_a_draft_that_hides_what_is_untested_is_no_draft(here: Bench) -> None:
@@ -187,7 +198,7 @@ async def test_what_all_parts_of_a_test_took_is_what_nginx_needs_to_parse(here: 
 
     monkeypatch.setattr(here.engine, "execute", slowly)
     monkeypatch.setattr(acceptance, "AT_ONCE", 250)
-    crowd = table(*((f"h{number}.example", location("/", routed())) for number in range(1500)))
+    crowd = table(*((f"h{number}.example", location(f"/h{number}", routed())) for number in range(1500)))
     fileset, nginx = make.render(crowd, here.view), bench.instance(here.engine, view=here.view)
     await Acceptance(here.drafts, here.tester, Served(RouteTable(), {})).test(fileset, nginx)
     parts = len(here.engine.did("test"))
@@ -199,7 +210,7 @@ async def test_thousands_of_hosts_are_shown_in_parts_and_what_is_hand_written_wi
     here: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acceptance, "AT_ONCE", 250)
-    crowd = table(*((f"h{number}.example", location("/", routed())) for number in range(1500)))
+    crowd = table(*((f"h{number}.example", location(f"/h{number}", routed())) for number in range(1500)))
     fileset, nginx = (
         make.render(crowd, here.view, operator_files={"own.conf": "server { listen 81; }\n"}),
         bench.instance(here.engine, view=here.view),
