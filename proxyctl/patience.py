@@ -24,6 +24,8 @@ class Patience:
     def __init__(self, *, doubtful: bool) -> None:
         self.doubtful = doubtful
         self._born = time.monotonic()
+        self._until: float | None = None
+        """When (monotonic) a crowd has been waited for long enough."""
 
     def doubts(self, plan: Plan) -> bool:
         self.doubtful = self.doubtful and plan.holding > 0 and time.monotonic() - self._born < WARM_UP
@@ -32,11 +34,14 @@ class Patience:
     async def waits(self, prober: Prober, parsing: float, wakes: Wakes, *, urgent: bool) -> bool:
         """Where nginx needs long to parse, a crowd is decided about, and published, when all of it has been asked, and not in
         parts; what is `urgent` does not wait for it. `parsing`: seconds that nginx needs."""
-        few = max(FEW, CROWD * len(prober.standing))
-        if urgent or parsing <= LONG_PARSE or prober.unasked <= few:
+        now, few = time.monotonic(), max(FEW, CROWD * len(prober.standing))
+        if parsing <= LONG_PARSE or prober.unasked <= few:
+            self._until = None
             return False
-        end = time.monotonic() + max(WARM_UP, PARSES * parsing)
-        while prober.unasked and time.monotonic() < end and not wakes.urgent:
+        self._until = self._until or now + max(WARM_UP, PARSES * parsing)
+        if urgent or now >= self._until:
+            return False
+        while prober.unasked and time.monotonic() < self._until and not wakes.urgent:
             await wakes.urgent_within(LOOK_EVERY)
         await wakes.urgent_within(LOOK_EVERY)  # what has passed once is asked again at once
         return True

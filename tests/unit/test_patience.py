@@ -62,11 +62,15 @@ async def test_a_few_targets_are_no_crowd_and_a_few_of_many_are_none() -> None:
 
 
 async def test_a_crowd_is_not_waited_for_longer_than_being_published_in_parts_would_take() -> None:
-    crowd, clock = waiting_for(50), asyncio.get_running_loop().time
+    crowd, clock, waiting, wakes = waiting_for(50), asyncio.get_running_loop().time, Patience(doubtful=False), Wakes()
     began = clock()
-    assert await waits(crowd, parsing=0.6)
+    assert await waiting.waits(crowd, 0.6, wakes, urgent=False)
     assert 1.2 <= clock() - began < 3
-    assert crowd.unasked == 50
+    assert not await waiting.waits(crowd, 0.6, wakes, urgent=False), "once for each crowd"
+    crowd.unasked = 0
+    assert not await waiting.waits(crowd, 0.6, wakes, urgent=False)
+    crowd.unasked = 50
+    assert await waiting.waits(crowd, 0.6, wakes, urgent=False)
 
 
 def test_doubts_end_when_nobody_is_waited_for() -> None:
