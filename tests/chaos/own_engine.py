@@ -55,9 +55,22 @@ class OwnEngine:
             *(["--live-restore"] if self._live_restore else []),
         ]
         (where / "docker.pid").unlink(missing_ok=True)
+        if self._containerd_is_dead():  # it died with the engine, which would wait for it while nobody has reaped it
+            self._containerd_pid.unlink()
         with (where / "log").open("ab") as log:
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         until(self._answers, ANSWERS_WITHIN, "an engine of its own", every=0.05)
+
+    @property
+    def _containerd_pid(self) -> Path:
+        return self._directory / "exec/containerd/containerd.pid"
+
+    def _containerd_is_dead(self) -> bool:
+        try:
+            stat = Path(f"/proc/{self._containerd_pid.read_text(encoding='ascii')}/stat").read_text(encoding="ascii")
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] in "ZX"
 
     def _answers(self) -> bool:
         assert self._process
@@ -83,7 +96,7 @@ class OwnEngine:
         client.close()
         self.stop()
         with suppress(OSError, ValueError):
-            os.kill(int((self._directory / "exec/containerd/containerd.pid").read_text(encoding="ascii")), signal.SIGTERM)
+            os.kill(int(self._containerd_pid.read_text(encoding="ascii")), signal.SIGTERM)
 
     def load(self) -> None:
         """The images of the tests, from the engine that the tests use otherwise."""
