@@ -47,6 +47,7 @@ def test_calls_are_counted_by_what_they_are_about(controller: Controller, simula
     controller.wait_for(host)
     calls = simulation.calls()
     assert calls["GET /containers/{id}/json"] >= 1
+    assert not calls["POST /containers/{id}/exec of nginx"], "nginx has accepted one like it"
     assert calls["POST /containers/{id}/kill of nginx"] == 1
     assert not calls["GET /containers/json"]
 
