@@ -134,6 +134,11 @@ def host(text: str) -> str:
     return word
 
 
+def size_in_hash(length: int) -> int:
+    """Bytes that a name takes in nginx's hash of names: with its length, aligned. Source: ngx_hash.c, NGX_HASH_ELT_SIZE."""
+    return (length + 2 + 7) // 8 * 8
+
+
 def _punycode(bare: str) -> str:
     """The name to write instead, when there is one."""
     try:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Snapshot
 from proxyctl.report import Wake
+from proxyctl.values import size_in_hash
 
 SIGKILL = 9
 PROJECT = "com.docker.compose.project"
@@ -111,9 +112,10 @@ class Inventory:
         )
 
     def _wishes(self, labels: Mapping[str, str]) -> dict[str, str]:
-        """How a container is to be served, whatever its name."""
+        """How a container is to be served: of its names, what nginx minds."""
         ours = {key: value for key, value in labels.items() if key.startswith(self._prefix)}
-        return {key: "" if key.endswith((".host", ".service")) else value for key, value in ours.items()}
+        ours |= {key: f"{size_in_hash(len(name))} {name[:1] == '*'}" for key, name in ours.items() if key.endswith(".host")}
+        return ours | {key: "" for key in ours if key.endswith(".service")}
 
     def _tick(self, container_id: str) -> int:
         self._clock += 1

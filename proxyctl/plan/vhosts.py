@@ -19,6 +19,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 
 from proxyctl.fileset import OWN_FILE, ConfigFile, ConfigPart, FileSet
 from proxyctl.model import DrainPhase, Location, NginxView, RouteTable, VirtualHost
+from proxyctl.values import size_in_hash
 
 TEMPLATES = (
     "nginx.conf.j2",
@@ -233,7 +234,7 @@ class Renderer:
             return text, _digest(text)
         shape, form = self._shape(places)
         kind = "*" if vhost.host.startswith("*") else ""
-        return _filled(shape, names), f"{form}{kind}{_aligned(len(vhost.host))}"
+        return _filled(shape, names), f"{form}{kind}{size_in_hash(len(vhost.host))}"
 
     def _shape_of(self, places: tuple[_Place, ...]) -> tuple[str, str]:
         text = self._server_text(_marks(1 + len(places)), places)
@@ -319,15 +320,9 @@ def _bracketed(address: str) -> str:
 
 
 def _bucket(longest: int) -> int:
-    """server_names_hash_bucket_size for the longest name: a pointer, a length and the name, aligned, and an end mark.
-
-    Source: ngx_hash.c, NGX_HASH_ELT_SIZE. 64 is nginx's default on common processors.
-    """
-    return max(64, _power_of_two(8 + _aligned(longest) + 8))
-
-
-def _aligned(length: int) -> int:
-    return (length + 2 + 7) // 8 * 8
+    """server_names_hash_bucket_size for the longest name: a pointer, the name, and an end mark. 64 is nginx's default on common
+    processors."""
+    return max(64, _power_of_two(8 + size_in_hash(longest) + 8))
 
 
 def _power_of_two(least: int) -> int:

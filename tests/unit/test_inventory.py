@@ -462,6 +462,8 @@ LIKE_WEB = container("other", {"host": "b.example"})
     [
         pytest.param(LIKE_WEB, False, id="another name"),
         pytest.param(container("other", {"host": "a.example"}), False, id="another one of it"),
+        pytest.param(container("other", {"host": "another.example"}), True, id="a longer name"),
+        pytest.param(container("other", {"host": "*.b.example"}), True, id="a wildcard"),
         pytest.param(container("other", {"host": "b.example", "service": "b"}), True, id="a service"),
         pytest.param(container("other", {"host": "b.example", "path": "/git"}), True, id="another path"),
         pytest.param(container("other", {"host": "b.example", "routes.x.host": "c.example"}), True, id="another route"),
