@@ -12,17 +12,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from benchmarks.figures import Figures, Value, milliseconds
+from benchmarks.traefik import for_containers_of, traefik
 from tests.lasting import Held, Site, session
 from tests.load import Load, Report
-from tests.rig import LOOPBACK, Box, Controller, Rig, ask, endpoint, free_port, until
+from tests.rig import LOOPBACK, Box, Controller, Rig, ask, until
 
 HOST = "shop.example"
 SWAPS, SHORT_SWAPS = 20, 1
@@ -169,28 +168,6 @@ def _wait(controller: Controller, version: str, *more: str) -> None:
 # ---------------------------------------------------------------- Traefik
 
 
-@contextmanager
-def _traefik(rig: Rig, rules: Path) -> Iterator[int]:
-    port = free_port()
-    program: list[str | Path] = [
-        Path(sys.executable).with_name("traefik"),
-        f"--entrypoints.web.address={LOOPBACK}:{port}",
-        f"--providers.docker.endpoint={endpoint() or 'unix:///var/run/docker.sock'}",
-        "--providers.docker.exposedbydefault=false",
-        f"--providers.docker.constraints=Label(`bench.traefik`,`{rig.run}`)",
-        f"--providers.file.directory={rules}",
-        "--providers.file.watch=true",
-    ]
-    with (rig.directory / "traefik.log").open("wb") as log:
-        process = subprocess.Popen(program, stdout=log, stderr=log, cwd=rig.directory)
-        try:
-            until(lambda: ask(port, "nobody.invalid").status == 404, 15, "a Traefik that answers")
-            yield port
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
 def _weigh(rules: Path, weights: dict[str, int]) -> None:
     """A weighted service over those of the containers, replaced by one rename: what its documentation has for swaps."""
     lines = ["http:", "  routers:", "    shop:", f'      rule: "Host(`{HOST}`)"', "      service: shop", "  services:"]
@@ -217,7 +194,8 @@ def _rival_labels(rig: Rig, version: str) -> dict[str, str]:
 def _rival(rig: Rig, swaps: int) -> Findings:
     rules = rig.directory / "rules"
     rules.mkdir()
-    with _traefik(rig, rules) as port:
+    with traefik(rig, *for_containers_of(rig), f"--providers.file.directory={rules}", "--providers.file.watch=true") as rival:
+        port = rival.port
         old = _run_rival(rig, 1)
         _weigh(rules, {"v1": 1})
         _answers(port, HOST, "v1")

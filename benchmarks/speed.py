@@ -10,18 +10,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.figures import Figures, Value, median, milliseconds, share
-from tests.rig import LOOPBACK, Box, Controller, Rig, ask, endpoint, free_port, until
+from benchmarks.traefik import Traefik, for_containers_of, traefik
+from tests.rig import LOOPBACK, Box, Controller, Rig, until
 
 ROUNDS, SHORT_ROUNDS = 20, 1
 BOOTS = (1.1, 1.9, 1.3, 1.7, 1.5)
@@ -62,36 +60,6 @@ class Findings:
         return {what: {way: [s.since_event for s in found] for way, found in ways.items()} for what, ways in of.items()}
 
 
-class Traefik:
-    """The real one, as a process on the host, at the same engine; it sees the rig's containers only."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.port = free_port()
-        self._log = (rig.directory / "traefik.log").open("wb")
-        self._process = subprocess.Popen(
-            [
-                Path(sys.executable).with_name("traefik"),
-                f"--entrypoints.web.address={LOOPBACK}:{self.port}",
-                f"--providers.docker.endpoint={endpoint() or 'unix:///var/run/docker.sock'}",
-                "--providers.docker.exposedbydefault=false",
-                f"--providers.docker.constraints=Label(`bench.traefik`,`{rig.run}`)",
-            ],
-            stdout=self._log,
-            stderr=self._log,
-            cwd=rig.directory,
-        )
-        until(lambda: ask(self.port, "nobody.invalid").status == 404, 15, "a Traefik that answers")
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(10)
-        self._log.close()
-
-
 class Bustle:
     """When a container of anybody's came or went (Unix time), and the start of each of ours."""
 
@@ -121,21 +89,17 @@ class Bustle:
 
 def run(*, short: bool) -> Figures:
     rounds, quiet = (SHORT_ROUNDS, SHORT_QUIET) if short else (ROUNDS, QUIET)
-    with Rig() as rig:
-        traefik = Traefik(rig)
-        try:
-            findings = _Bench(rig, rig.controller(), traefik, quiet).measure(rounds)
-        finally:
-            traefik.stop()
+    with Rig() as rig, traefik(rig, *for_containers_of(rig)) as rival:
+        findings = _Bench(rig, rig.controller(), rival, quiet).measure(rounds)
     return _figures(findings)
 
 
 class _Bench:
-    def __init__(self, rig: Rig, controller: Controller, traefik: Traefik, quiet: float) -> None:
+    def __init__(self, rig: Rig, controller: Controller, rival: Traefik, quiet: float) -> None:
         self._rig = rig
         self._quiet = quiet
         self._controller = controller
-        self._traefik = traefik
+        self._rival = rival
         self._bustle = Bustle(rig)
         self._number = 0
 
@@ -154,7 +118,7 @@ class _Bench:
         return findings
 
     def _measure(self, way: str, findings: Findings, *, count: int = 1, boot: float = 0.0) -> list[Sample]:
-        own, traefik = (self._controller.port, self._controller.pid), (self._traefik.port, self._traefik.pid)
+        own, traefik = (self._controller.port, self._controller.pid), (self._rival.port, self._rival.pid)
         (port, _), (_, rival) = (own, traefik) if way == OWN else (traefik, own)
         with _stopped(rival):
             self._bustle.wait_quiet(self._quiet)

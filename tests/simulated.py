@@ -89,8 +89,12 @@ class Simulation:
         self._process.join()
 
     @property
+    def endpoint(self) -> str:
+        return f"unix://{self._path}"
+
+    @property
     def sections(self) -> Mapping[str, Mapping[str, object]]:
-        return {"docker": {"endpoint": f"unix://{self._path}"}}
+        return {"docker": {"endpoint": self.endpoint}}
 
     @property
     def hosts(self) -> list[str]:
@@ -115,7 +119,7 @@ class Simulation:
         return float(self._tell("remove", host.partition(".")[0]))
 
     def calls(self) -> Counter[str]:
-        """Calls of the controller since this was asked last: `GET /containers/{id}/json` -> how many."""
+        """Calls since this was asked last: `GET /containers/{id}/json` -> how many."""
         counted: Counter[str] = self._tell("calls")
         return counted
 
@@ -370,11 +374,12 @@ class _Engine:
 
     async def _stream(self, request: _Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Events, until the client goes: those of simulated containers, and of the real nginx."""
-        wanted = {key: set(values) for key, values in json.loads(request.query["filters"][0]).items()}
-        real, real_writer = await self._ask_real("/events?filters=" + quote(request.query["filters"][0]))
+        filters = request.query.get("filters", ["{}"])[0]
+        wanted = {key: set(values) for key, values in json.loads(filters).items()}
+        real, real_writer = await self._ask_real("/events?filters=" + quote(filters))
 
         def tell(event: Mapping[str, Any]) -> None:
-            if event["Type"] in wanted["type"] and event["Action"] in wanted["event"]:
+            if all(event[key] in wanted.get(name, {event[key]}) for key, name in (("Type", "type"), ("Action", "event"))):
                 line = json.dumps(event).encode() + b"\n"
                 writer.write(b"%x\r\n%s\r\n" % (len(line), line))
 
@@ -408,10 +413,8 @@ class _Engine:
     async def _pass_on(self, request: _Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """The rest of the connection belongs to the real engine: a call, or the stream that an exec becomes."""
         real, real_writer = await asyncio.open_unix_connection(self._real)
-        upgrade = re.search(rb"(?im)^upgrade:", request.head)
-        real_writer.write(
-            request.head if upgrade else re.sub(rb"(?im)^connection:.*\r\n", b"Connection: close\r\n", request.head)
-        )
+        last = re.sub(rb"(?im)^connection:.*\r\n", b"", request.head).replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+        real_writer.write(request.head if re.search(rb"(?im)^upgrade:", request.head) else last)
         forth = asyncio.create_task(_pump(reader, real_writer))
         await _pump(real, writer)
         forth.cancel()
