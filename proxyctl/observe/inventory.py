@@ -49,7 +49,8 @@ class Inventory:
         """Container id -> the clock at its latest event: what was asked before that is not believed any more."""
         self.took = 0.0
         """Seconds that the latest list took."""
-        self._readings: set[asyncio.Task[None]] = set()
+        self._readings: dict[asyncio.Task[None], str] = {}
+        """Under way, with the container's id."""
         self._addresses_matter = 0.0
         """Until when (monotonic) it matters who gets an address, labelled or not."""
 
@@ -75,6 +76,8 @@ class Inventory:
             self._known[container_id] = replace(container, endpoints=left)
             self._addresses_matter = max(self._addresses_matter, at + REUSE_WITHIN)
             self._post(Wake((reason,), urgent=True, at=at))
+            if container_id in self._readings.values():  # its answer is not believed any more, and may have told of another network
+                self._begin(container_id, Wake((reason,), at=at))
         elif event.action == "create" and self._is_familiar(event.labels or {}):
             pass  # it is read when it starts
         elif event.action == "kill" and container_id in self._inspected:
@@ -90,7 +93,9 @@ class Inventory:
     def _concerns(self, event: EngineEvent) -> bool:
         """Whether it can change what is routed: its container has a label of ours or lends its network."""
         known = self._known.get(event.container_id)
-        if known and event.action == "connect" and known.state != "running":
+        if event.action == "connect" and event.container_id in self._readings.values():
+            return True
+        if known and event.action == "connect" and known.state not in ("running", "paused"):
             return False
         labels = event.labels if event.labels is not None else known.labels if known else {}
         if f"{self._prefix}nginx" in labels:
@@ -130,8 +135,8 @@ class Inventory:
 
     def _begin(self, container_id: str, wake: Wake, signal: int | None = None) -> None:
         task = asyncio.create_task(self._follow_up(container_id, wake, signal), name=f"read {container_id[:12]}")
-        self._readings.add(task)
-        task.add_done_callback(self._readings.discard)
+        self._readings[task] = container_id
+        task.add_done_callback(self._readings.pop)
 
     async def _follow_up(self, container_id: str, wake: Wake, signal: int | None) -> None:
         try:
@@ -144,10 +149,16 @@ class Inventory:
         elif believed:
             self._stop(container_id, signal, wake)
 
-    async def _read(self, container_id: str) -> bool:
-        """One inspect; False when an event has overtaken it, which brings its own."""
-        asked = self._tick(container_id)
-        container = await self._engine.inspect(container_id)
+    async def _read(self, container_id: str, listed: Container | None = None) -> bool:
+        """One inspect; False when an event has overtaken it, which brings its own. `listed`: what it is when the engine cannot
+        describe it (its layer is gone, say), which is no matter of the others."""
+        asked, told = self._tick(container_id), True
+        try:
+            container = await self._engine.inspect(container_id)
+        except EngineRefused:
+            if listed is None:
+                raise
+            container, told = listed, False
         if self._news.get(container_id) != asked:
             return False
         self._ended.discard(container_id)
@@ -157,7 +168,8 @@ class Inventory:
             self._news.pop(container_id, None)
             return True
         self._known[container_id] = container
-        self._inspected.add(container_id)
+        if told:
+            self._inspected.add(container_id)
         if container.network_mode.startswith("container:"):
             await self._read(container.network_mode.removeprefix("container:"))
         return True
@@ -185,10 +197,11 @@ class Inventory:
                 if new.state != "running":
                     self._ended.discard(container_id)
                 elif container_id in self._ended:
-                    self._begin(container_id, Wake((f"look at {container_id[:12]}",)))
+                    if container_id not in self._readings.values():  # the engine may be long about its end
+                        self._begin(container_id, Wake((f"look at {container_id[:12]}",)))
                     continue
-                if new.state != "running" and self._is_unread(new):
-                    unread.append(container_id)  # the list call shows the ports of running containers only
+                if self._is_unread(new):
+                    unread.append(new)
                 elif self._known.get(container_id) != new:  # else the same object stays, which costs nobody anything
                     self._known[container_id] = new
             else:
@@ -197,7 +210,7 @@ class Inventory:
         self._inspected &= self._known.keys()
         self._ended &= self._known.keys()
         self._listed = True
-        await asyncio.gather(*map(self._read, unread))
+        await asyncio.gather(*(self._read(new.id, new) for new in unread))
 
     def _completed(self, listed: Container) -> Container:
         """With what only inspect knows, where it was asked before: none of it changes."""
@@ -206,6 +219,7 @@ class Inventory:
             return listed
         return replace(
             listed,
+            image=before.image,
             exposed=before.exposed,
             has_healthcheck=before.has_healthcheck,
             stop_signal=before.stop_signal,
@@ -213,7 +227,10 @@ class Inventory:
         )
 
     def _is_unread(self, container: Container) -> bool:
-        return container.id not in self._inspected and any(key.startswith(self._prefix) for key in container.labels)
+        """The list shows the ports of running containers only, and not the image's name when another one has it by now."""
+        told = container.state == "running" and not container.image.startswith("sha256:")
+        ours = any(key.startswith(self._prefix) for key in container.labels)
+        return ours and not told and container.id not in self._inspected
 
     def _forget_survivors(self, now: float) -> None:
         """Takes back what did not die of its signal, or died and was started again."""

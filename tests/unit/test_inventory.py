@@ -25,6 +25,10 @@ class Host:
         self.calls: list[str] = []
         self.held: dict[str, asyncio.Event] = {}
         self.fails: Exception | None = None
+        self.refuses: dict[str, Exception] = {}
+        """By container: what an inspect of it raises."""
+        self.inspected: dict[str, Container] = {}
+        """What an inspect says that the list does not."""
 
     def hold(self, call: str) -> asyncio.Event:
         """Answers to this call wait for the event."""
@@ -36,8 +40,10 @@ class Host:
         return found
 
     async def inspect(self, container: str) -> Container | None:
-        found = self.containers.get(container)
+        found = self.inspected.get(container) or self.containers.get(container)
         await self._answer(container)
+        if container in self.refuses:
+            raise self.refuses[container]
         return found
 
     async def _answer(self, call: str) -> None:
@@ -504,3 +510,61 @@ async def test_one_that_is_like_a_dead_one_is_read_before_it_starts() -> None:
     watched.inventory.note(EngineEvent("create", "new", 0, 0.0, {**LIKE_WEB.labels, "image": WEB.image}))
     await asyncio.sleep(0.01)
     assert watched.host.calls == ["new"]
+
+
+async def test_one_that_cannot_be_inspected_is_no_matter_of_the_others() -> None:
+    broken = replace(STRANGER, state="exited", labels=WEB.labels)
+    watched = Watched(WEB, broken)
+    watched.host.refuses[broken.id] = EngineRefused(500, "RWLayer of container is unexpectedly nil")
+    assert (await watched.refresh()).containers == {WEB.id: WEB, broken.id: broken}
+    del watched.host.refuses[broken.id]
+    watched.host.containers[broken.id] = replace(broken, exposed=(81,))
+    assert (await watched.refresh(relist=True)).containers[broken.id].exposed == (81,)
+
+
+async def test_an_end_that_the_engine_is_long_about_is_looked_at_once_at_a_time() -> None:
+    watched = await watch(WEB)
+    answer = watched.host.hold(WEB.id)
+    await watched.note("die", WEB)
+    for _ in range(5):
+        await watched.refresh(relist=True)
+        await asyncio.sleep(0)
+    assert watched.host.calls.count(WEB.id) == 1
+    answer.set()
+
+
+BOTH = replace(WEB, endpoints=(*WEB.endpoints, replace(WEB.endpoints[0], network="second", ipv4="10.9.0.2")))
+
+
+async def test_a_network_that_it_joined_is_known_though_it_left_another_before_the_answer() -> None:
+    watched = await watch(WEB)
+    watched.host.containers[WEB.id] = BOTH
+    answer = watched.host.hold(WEB.id)
+    await watched.note("connect", WEB, bare=True)
+    watched.host.containers[WEB.id] = moved = replace(BOTH, endpoints=BOTH.endpoints[1:])
+    watched.inventory.note(EngineEvent("disconnect", WEB.id, 0, 0.0, None, WEB.endpoints[0].network))
+    answer.set()
+    await asyncio.sleep(0.01)
+    assert (await watched.refresh()).containers == {WEB.id: moved}
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_network_that_it_joins_in_the_middle_of_its_start_is_known(*, known: bool) -> None:
+    watched = await watch(*([replace(WEB, state="created")] if known else []))
+    watched.host.containers[WEB.id] = WEB
+    answer = watched.host.hold(WEB.id)
+    await watched.note("start", WEB)
+    watched.host.containers[WEB.id] = BOTH
+    await watched.note("connect", WEB, bare=True)
+    answer.set()
+    await asyncio.sleep(0.01)
+    assert (await watched.refresh()).containers == {WEB.id: BOTH}
+
+
+async def test_a_container_has_the_image_that_it_was_made_from_when_the_name_has_moved_on() -> None:
+    moved = replace(WEB, image="sha256:0123")
+    watched = Watched(moved)
+    watched.host.inspected[WEB.id] = WEB
+    for _ in range(2):
+        assert (await watched.refresh(relist=True)).containers == {WEB.id: WEB}
+    assert watched.host.calls == ["list", WEB.id, "list"]
