@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 CONTAINER_ACTIONS = ("create", "start", "kill", "die", "pause", "unpause", "rename", "destroy", "health_status")
 NETWORK_ACTIONS = ("connect", "disconnect")
+_ANOTHER_VERSION = "client version"
+"""In what an engine says that speaks the client's version of the API no more, or not yet."""
 CALL_TIMEOUT, SLOW_TIMEOUT = 15.0, 300.0
 """Seconds without an answer before a call to the engine is given up."""
 COMPOSE = ("com.docker.compose.project", "com.docker.compose.service")
@@ -67,6 +69,11 @@ class DockerHost:
         self._said: dict[int, Container] = {}
         """The containers of the latest list, by what the engine said of them."""
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="docker")
+        self._slow_pools = {
+            slow: ThreadPoolExecutor(max_workers=8, thread_name_prefix=f"docker-{slow}") for slow in ("inspect", "stop")
+        }
+        """For what the engine holds back until it is done with a container, or a container is done: no signal to nginx waits for
+        that."""
         self.waiting = 0
         """Calls that the engine has not answered yet."""
 
@@ -101,12 +108,16 @@ class DockerHost:
         """Where calls go, for messages."""
         return str(self._where().get("base_url", "unix:///var/run/docker.sock"))
 
-    async def _call(self, work: Callable[[docker.APIClient], T]) -> T:
+    async def _call(self, work: Callable[[docker.APIClient], T], slow: str = "") -> T:
         def run() -> T:
             try:
                 return work(self._connected())
             except docker.errors.APIError as error:
-                raise EngineRefused(error.status_code or 500, str(error.explanation or error)) from error
+                said = str(error.explanation or error)
+                if error.status_code == 400 and _ANOTHER_VERSION in said:
+                    self._forget_clients()
+                    raise EngineUnavailable(f"the Docker engine at {self.endpoint} is another one now: {said}") from error
+                raise EngineRefused(error.status_code or 500, said) from error
             except (requests.RequestException, docker.errors.DockerException, OSError) as error:
                 raise EngineUnavailable(f"the Docker engine at {self.endpoint} does not answer: {_why(error)}") from error
             except NOT_UNDERSTOOD as error:
@@ -117,12 +128,18 @@ class DockerHost:
 
         self.waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, run)
+            return await asyncio.get_running_loop().run_in_executor(self._slow_pools.get(slow, self._pool), run)
         finally:
             self.waiting -= 1
 
+    def _forget_clients(self) -> None:
+        """Which version is spoken is agreed on anew. Calls under way keep theirs."""
+        with self._lock:
+            self._client = self._slow = None
+
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, *self._slow_pools.values()):
+            pool.shutdown(wait=False, cancel_futures=True)
         for client in (self._client, self._slow):
             if client is not None:
                 client.close()
@@ -141,8 +158,10 @@ class DockerHost:
         engine describes as it did the last time."""
         where = f"{client.base_url}/v{client.api_version}/containers/json"
         with client.get(where, params={"all": 1}, timeout=client.timeout, stream=True) as answer:
-            if answer.status_code >= 400:
-                raise EngineRefused(answer.status_code, answer.text.strip())
+            try:
+                answer.raise_for_status()
+            except requests.HTTPError as error:
+                docker.errors.create_api_error_from_http_exception(error)
             said = bytearray()
             for chunk in answer.iter_content(1 << 16):
                 said += chunk
@@ -161,15 +180,15 @@ class DockerHost:
 
     async def inspect(self, container: str) -> Container | None:
         """One container by id or name; None when it is not there."""
-        return await self._inspect(container, lambda raw: self._cut(read_inspected(raw)))
+        return await self._inspect(container, lambda raw: self._cut(read_inspected(raw)), "inspect")
 
     async def inspect_raw(self, container: str) -> Mapping[str, Any] | None:
         """What the engine says of one container, as it says it."""
         return await self._inspect(container, json_object)
 
-    async def _inspect(self, container: str, read: Callable[[Any], T]) -> T | None:
+    async def _inspect(self, container: str, read: Callable[[Any], T], slow: str = "") -> T | None:
         try:
-            return await self._call(lambda c: read(c.inspect_container(container)))
+            return await self._call(lambda c: read(c.inspect_container(container)), slow)
         except EngineRefused as refused:
             if refused.status == 404:
                 return None
@@ -254,7 +273,7 @@ class DockerHost:
 
     async def stop(self, container: str) -> None:
         """Its stop signal, and SIGKILL after its own time for that."""
-        await self._call(lambda client: client.stop(container))
+        await self._call(lambda client: client.stop(container), "stop")
 
     async def start(self, container: str) -> None:
         await self._call(lambda c: c.start(container))

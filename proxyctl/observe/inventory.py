@@ -76,7 +76,7 @@ class Inventory:
             self._known[container_id] = replace(container, endpoints=left)
             self._addresses_matter = max(self._addresses_matter, at + REUSE_WITHIN)
             self._post(Wake((reason,), urgent=True, at=at))
-            if container_id in self._readings.values():  # its answer is not believed any more, and may have told of another network
+            if container_id in self._readings.values():  # what it would have told of other networks is not believed any more
                 self._begin(container_id, Wake((reason,), at=at))
         elif event.action == "create" and self._is_familiar(event.labels or {}):
             pass  # it is read when it starts
