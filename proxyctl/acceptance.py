@@ -12,7 +12,7 @@ from proxyctl.fileset import OWN_FILE, FileSet, Refusal
 from proxyctl.model import Rejection, RouteTable
 from proxyctl.plan import quarantine
 from proxyctl.plan.quarantine import Served, Suspects
-from proxyctl.publish.draft import Drafts
+from proxyctl.publish.draft import Draft, Drafts
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.publish.test import Refused, Tested, Tester
 
@@ -37,6 +37,8 @@ class Acceptance:
         self._good = good
         self._live: FileSet | None = None
         self._refusals: dict[str, Refusal] = {}
+        self._hopeless: set[str] = set()
+        """Those of them whose last good form is refused, too, with the targets of today."""
         self._retries: dict[str, tuple[float, float]] = {}
         """Source -> when (monotonic) it is tried again though it has not changed, and the pause after that."""
 
@@ -58,7 +60,12 @@ class Acceptance:
         return Served(RouteTable(hosts), files)
 
     def _reduced(self, wanted: Served) -> Served:
-        return quarantine.without(self._refusals, wanted.table, wanted.files, self._good)
+        self._hopeless &= self._refusals.keys()
+        good = self._good
+        if self._hopeless:
+            hosts = tuple(vhost for vhost in good.table.vhosts if vhost.host not in self._hopeless)
+            good = Served(RouteTable(hosts), {n: text for n, text in good.files.items() if OWN_FILE + n not in self._hopeless})
+        return quarantine.without(self._refusals, wanted.table, wanted.files, good)
 
     async def test(self, fileset: FileSet, nginx: NginxInstance) -> Tested:
         """Raises Refused. Thousands of hosts are shown in parts: nginx compares each upstream with all others, so that 10,000
@@ -84,7 +91,9 @@ class Acceptance:
                     raise
                 unsure |= frozenset() if suspects.certain else suspects.sources
             else:
-                return await self._acquit(unsure, tested, wanted, render, nginx)
+                tested = await self._acquit(unsure, tested, wanted, render, nginx)
+                self._tester.trust()
+                return tested
             fileset = render(self._reduced(wanted))
         raise Refused(f"more than {ATTEMPTS} culprits in one cycle; the next one goes on")
 
@@ -106,19 +115,25 @@ class Acceptance:
                 groups += _halves(group)
         return tested
 
-    def blame(self, reason: str, wanted: Served, refused: FileSet) -> frozenset[str]:
-        """Puts the culprits of a reload that was refused into quarantine; returns them."""
-        return self._hold(reason, wanted, refused).sources
+    def blame(self, reason: str, wanted: Served, refused: Draft) -> frozenset[str]:
+        """Puts the culprits of a reload that was refused into quarantine; returns them. Nobody where nginx names none of many and
+        was not shown all of it: it is now, and then halves of them are."""
+        suspects = quarantine.culprits(reason, refused.fileset, self._live)
+        if not suspects.certain and refused.untested is not None:
+            return frozenset()
+        return self._hold(reason, wanted, refused.fileset).sources
 
     def _hold(self, reason: str, wanted: Served, refused: FileSet) -> Suspects:
         """Into quarantine; returns those that were not there."""
         suspects = quarantine.culprits(reason, refused, self._live)
         guilty = suspects.sources - self._refusals.keys()
+        hopeless = suspects.sources - guilty - self._hopeless
+        self._hopeless |= hopeless
         for source in guilty:
             self._refusals[source] = Refusal(source, quarantine.essence(source, wanted.table, wanted.files), reason)
             _, pause = self._retries.get(source, (0.0, RETRY_FIRST))
             self._retries[source] = (time.monotonic() + pause, min(pause * 2, RETRY_LAST))
-        return Suspects(guilty, suspects.certain)
+        return Suspects(guilty | hopeless, suspects.certain)
 
     def refused(self, source: str) -> str:
         """Why it is in quarantine; empty when it is not."""

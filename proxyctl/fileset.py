@@ -19,8 +19,8 @@ class ConfigPart:
     """The host, or `file own.conf`."""
     text: str
     forms: tuple[str, ...]
-    """Digests of what nginx must have accepted, one of them: names, target addresses, ports and weights do not change them. The
-    first is its own; a place without targets is known from the form with targets too."""
+    """Digests of what nginx must have accepted within the same frame, one of them: names, target addresses, ports and weights do
+    not change them. The first is its own; a place without targets is known from the form with targets too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class FileSet:
     frame: str
     """The manifest without objects."""
     frame_form: str
-    """Digest of everything but the objects."""
+    """Digest of everything but the objects, and of those that are hand-written."""
     objects: Mapping[str, ConfigFile]
     sample: str
     """The object that drafts hold in addition: the form of a place without targets."""

@@ -17,6 +17,7 @@ from proxyctl.fileset import FileSet
 from proxyctl.model import DrainPhase, Plan, RouteTable, Snapshot, VirtualHost
 from proxyctl.plan import changes
 from proxyctl.plan.quarantine import Served
+from proxyctl.publish.draft import Draft
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.publish.promote import Published
 from proxyctl.publish.reload import Live, NotProved
@@ -154,7 +155,7 @@ class Publication:
         try:
             await self._reload(course, published, nginx, hosts)
         except NotProved as error:
-            blamed = await self._judge(error, published, wanted, tested.draft.fileset)
+            blamed = await self._judge(error, published, wanted, tested.draft)
             await self._put_back(course, published, nginx, max(hosts, len(self.table.vhosts)), error, blamed)
         course.result = "live"
         if course.wake.at:
@@ -177,13 +178,14 @@ class Publication:
     def _workers(self, nginx: NginxInstance) -> int:
         return nginx.view.neighbours.workers or self.policy.nginx.workers
 
-    async def _judge(self, error: NotProved, published: Published, wanted: Served, fileset: FileSet) -> frozenset[str]:
+    async def _judge(self, error: NotProved, published: Published, wanted: Served, draft: Draft) -> frozenset[str]:
         """Who is at fault: nobody, for what nginx says about files that somebody else has changed meanwhile; they are mended."""
         foreign = self._parts.reference.current() != published.digest
-        mended = [name for each in (fileset, *self._kept) for name in await self._parts.drafts.mend(each)]
-        if not error.refused or foreign or mended:
+        mended = [name for each in (draft.fileset, *self._kept) for name in await self._parts.drafts.mend(each)]
+        if foreign or mended:
             return frozenset()
-        return self.acceptance.blame(error.reason, wanted, fileset)
+        self._parts.tester.doubt()
+        return self.acceptance.blame(error.reason, wanted, draft) if error.refused else frozenset()
 
     async def _put_back(
         self, course: Course, published: Published, nginx: NginxInstance, hosts: int, why: NotProved, blamed: frozenset[str]

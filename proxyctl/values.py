@@ -139,6 +139,12 @@ def size_in_hash(length: int) -> int:
     return (length + 2 + 7) // 8 * 8
 
 
+def kind_of_name(host: str) -> str:
+    """What nginx minds of a name: the size, and of a wildcard, which it looks up label by label, the longest label's, too."""
+    longest = f"*{size_in_hash(max(map(len, host.split('.'))))} " if host.startswith("*") else ""
+    return f"{longest}{size_in_hash(len(host))}"
+
+
 def _punycode(bare: str) -> str:
     """The name to write instead, when there is one."""
     try:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Snapshot
 from proxyctl.report import Wake
-from proxyctl.values import size_in_hash
+from proxyctl.values import kind_of_name
 
 SIGKILL = 9
 PROJECT = "com.docker.compose.project"
@@ -119,7 +119,7 @@ class Inventory:
     def _wishes(self, labels: Mapping[str, str]) -> dict[str, str]:
         """How a container is to be served: of its names, what nginx minds."""
         ours = {key: value for key, value in labels.items() if key.startswith(self._prefix)}
-        ours |= {key: f"{size_in_hash(len(name))} {name[:1] == '*'}" for key, name in ours.items() if key.endswith(".host")}
+        ours |= {key: kind_of_name(name) for key, name in ours.items() if key.endswith(".host")}
         return ours | {key: "" for key in ours if key.endswith(".service")}
 
     def _tick(self, container_id: str) -> int:

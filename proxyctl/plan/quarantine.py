@@ -20,7 +20,8 @@ QUOTED = re.compile(r'"([^"]{3,})"')
 
 @dataclass(frozen=True, slots=True)
 class Suspects:
-    """Sources to leave out. `certain`: nginx named them; else they are all that is new, good ones among them."""
+    """Sources to leave out. `certain`: nginx named them; else there are good ones among them: all that is new, or all that holds
+    the word it quotes."""
 
     sources: frozenset[str]
     certain: bool = True
@@ -47,7 +48,7 @@ def culprits(reason: str, refused: FileSet, accepted: FileSet | None) -> Suspect
     new = [part for file in objects for part in file.parts if part.text not in known]
     quoted = [text for text in QUOTED.findall(reason) if "/" not in text or "objects" not in text]
     holders = frozenset(part.source for part in new if any(text in part.text for text in quoted))
-    return Suspects(holders or frozenset(part.source for part in new), certain=bool(holders))
+    return Suspects(holders or frozenset(part.source for part in new), certain=len(holders) == 1)
 
 
 @dataclass(frozen=True, slots=True)

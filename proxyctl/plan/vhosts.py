@@ -18,8 +18,8 @@ from functools import lru_cache
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 
 from proxyctl.fileset import OWN_FILE, ConfigFile, ConfigPart, FileSet
-from proxyctl.model import DrainPhase, Location, NginxView, RouteTable, VirtualHost
-from proxyctl.values import size_in_hash
+from proxyctl.model import DrainPhase, Location, NginxView, RoutedTarget, RouteTable, VirtualHost
+from proxyctl.values import kind_of_name, size_in_hash
 
 TEMPLATES = (
     "nginx.conf.j2",
@@ -153,6 +153,7 @@ class Renderer:
         digest = _digest("\n".join((frame, mark, *included)))
         draft = _digest(digest + nginx.neighbours.digest) if nginx.neighbours.digest else digest
         before, after = nginx.neighbours.around
+        around = (frame, nginx.neighbours.digest, *map(_digest, sorted(operator_files.values())))
         return FileSet(
             digest=digest,
             main=self._main(main, f"{mark}/manifests/{digest}.conf"),
@@ -162,7 +163,7 @@ class Renderer:
             neighbours=settings.included,
             manifest=self._manifest(manifest, included, digest),
             frame=self._manifest(manifest, [], digest),
-            frame_form=_digest(frame + nginx.neighbours.digest),
+            frame_form=_digest("\n".join(around)),
             objects=objects | {sample: ConfigFile((ConfigPart("", dead, ()),))},
             sample=sample,
             objects_dir=objects_dir,
@@ -210,18 +211,22 @@ class Renderer:
         return dict(files.values())
 
     def _make(self, vhost: VirtualHost) -> _Made:
-        """One host. Its place in a file depends on its name alone, so that a change of one host rewrites one file."""
-        text, form = self._server(vhost, _all)
-        forms = [form]
-        if not all(location.serving for location in vhost.locations):
-            text, form = self._server(vhost, lambda location: bool(location.serving))
-            forms.insert(0, form)
+        """One host. Its place in a file depends on its name alone, so that a change of one host rewrites one file. A host whose
+        targets are dead counts as known when nginx has accepted it alive. With templates of one's own, which may look at a name
+        and at how many targets there are, only the text does, less addresses and ports."""
+        text, form = self._server(vhost, lambda location: bool(location.serving))
         upstreams = [self._upstream(vhost.host, location) for location in vhost.locations if location.serving]
+        forms = [form]
+        if not self._shipped:
+            blank = [replace(where, targets=tuple(map(_anonymous, where.serving))) for where in vhost.locations if where.serving]
+            forms = [_digest("".join((text, *(self._upstream(vhost.host, where) for where in blank))))]
+        elif not all(location.serving for location in vhost.locations):
+            forms.append(self._server(vhost, _all)[1])
         group = _digest(vhost.host)[:GROUP_DIGITS] if self._shipped else vhost.host
         return _Made(vhost, ConfigPart(vhost.host, "".join(upstreams) + text, tuple(forms)), group)
 
     def _server(self, vhost: VirtualHost, alive: Callable[[Location], bool]) -> tuple[str, str]:
-        """The text, and its form. With templates of one's own, which may look at the name, that is the text."""
+        """The text, and its form."""
         names = [_safe(vhost.host), *[upstream_name(vhost.host, location.path) for location in vhost.locations]]
         places = tuple(
             [
@@ -230,11 +235,9 @@ class Renderer:
             ]
         )
         if not self._shipped:
-            text = self._server_text(names, places)
-            return text, _digest(text)
+            return self._server_text(names, places), ""
         shape, form = self._shape(places)
-        kind = "*" if vhost.host.startswith("*") else ""
-        return _filled(shape, names), f"{form}{kind}{size_in_hash(len(vhost.host))}"
+        return _filled(shape, names), form + kind_of_name(vhost.host)
 
     def _shape_of(self, places: tuple[_Place, ...]) -> tuple[str, str]:
         text = self._server_text(_marks(1 + len(places)), places)
@@ -270,6 +273,10 @@ class _Made:
     vhost: VirtualHost
     part: ConfigPart
     group: str
+
+
+def _anonymous(routed: RoutedTarget) -> RoutedTarget:
+    return replace(routed, target=replace(routed.target, address="192.0.2.1", port=80))
 
 
 def _all(_: Location) -> bool:

@@ -146,4 +146,5 @@ def listing(fileset: FileSet, untested: frozenset[str] | None) -> str:
     if untested is None:
         manifest = fileset.objects_dir.removesuffix("objects") + f"manifests/{fileset.digest}.conf"
         return f"include {manifest};\ninclude {fileset.objects_dir}/{fileset.sample};\n"
-    return fileset.frame + "".join(f"include {fileset.objects_dir}/{name};\n" for name in sorted(untested | {fileset.sample}))
+    shown = untested | {fileset.sample}  # in the manifest's order: what is hand-written may refer to what comes before
+    return fileset.frame + "".join(f"include {fileset.objects_dir}/{name};\n" for name in fileset.objects if name in shown)

@@ -14,7 +14,7 @@ import signal
 import time
 from dataclasses import dataclass
 
-from proxyctl.fileset import ConfigFile, ConfigPart, FileSet
+from proxyctl.fileset import ConfigPart, FileSet
 from proxyctl.model import EngineRefused
 from proxyctl.publish.draft import Draft
 from proxyctl.publish.nginx import Engine, NginxInstance
@@ -46,9 +46,11 @@ class Tester:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._binary = ""
-        self._forms: set[str] = set()
-        self._files: set[str] = set()
+        self._forms: dict[str, set[str]] = {}
+        """By frame: what is accepted within one may be refused within another."""
+        self._files: dict[str, set[str]] = {}
         """Names of objects whose forms are all accepted: most objects of a draft are those of the one before."""
+        self._doubted = False
         self._longest, self._shortest = 0.0, math.inf
         """Seconds of the longest test, all its parts together, and of the shortest part."""
 
@@ -57,24 +59,34 @@ class Tester:
         """Seconds that nginx has needed for a test, less what the engine needs for any: of what is hand-written and few hosts."""
         return max(0.0, self._longest - self._shortest)
 
+    def doubt(self) -> None:
+        """What counted as accepted was refused by a reload: nothing does any more, and drafts are shown in whole."""
+        self._forms, self._files, self._doubted = {}, {}, True
+
+    def trust(self) -> None:
+        """Until nginx has accepted one."""
+        self._doubted = False
+
     def untested(self, fileset: FileSet, nginx: NginxInstance) -> frozenset[str] | None:
         """The objects to show to nginx, this image of it, before it has accepted all; None when it has to see all at once."""
         if nginx.image_id != self._binary:
             self._binary = nginx.image_id
-            self._forms, self._files = set(), set()
+            self._forms, self._files = {}, {}
+        if self._doubted:
+            return None
+        accepted, files = self._forms.get(fileset.frame_form), self._files.setdefault(fileset.frame_form, set())
         shown, forms = set[str](), set[str]()
         for name, file in fileset.objects.items():
-            if not self._knows(name, file) and not all(_is_in(self._forms, part) or _is_in(forms, part) for part in file.parts):
+            if name in files:
+                continue
+            if accepted and all(_is_in(accepted, part) for part in file.parts):
+                files.add(name)
+            elif not all(_is_in(accepted or forms, part) or _is_in(forms, part) for part in file.parts):
                 shown.add(name)
                 forms.update(part.forms[0] for part in file.parts if part.forms)
-        if fileset.frame_form not in self._forms:
+        if accepted is None:
             shown.add(fileset.sample)
         return frozenset(shown) if not shown or fileset.separable else None
-
-    def _knows(self, name: str, file: ConfigFile) -> bool:
-        if name not in self._files and all(_is_in(self._forms, part) for part in file.parts):
-            self._files.add(name)
-        return name in self._files
 
     async def show(self, draft: Draft, nginx: NginxInstance) -> float:
         """Lets nginx test what the draft shows of its file set; returns the seconds that it took. Raises Refused; EngineRefused
@@ -91,11 +103,11 @@ class Tester:
             raise Refused(reason_of(said))
         took = time.monotonic() - began
         self._shortest = min(self._shortest, took)
-        if len(self._forms) > MOST_FORMS:
-            self._forms, self._files = set(), set()
+        if sum(map(len, self._forms.values())) >= MOST_FORMS:
+            self._forms, self._files = {}, {}
         shown = fileset.objects.keys() if draft.untested is None else draft.untested
-        self._forms.add(fileset.frame_form)
-        self._forms |= {part.forms[0] for name in shown for part in fileset.objects[name].parts if part.forms}
+        forms = {part.forms[0] for name in shown for part in fileset.objects[name].parts if part.forms}
+        self._forms.setdefault(fileset.frame_form, set()).update(forms)
         return took
 
     async def test(self, draft: Draft, nginx: NginxInstance, taken: float = 0.0) -> Tested:
