@@ -13,8 +13,9 @@ import math
 import random
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 
 import aiohttp
 from yarl import URL
@@ -29,8 +30,12 @@ WARM_MOST = 0.5
 has taken so far. So a slow start is noticed within a twentieth of itself; what has passed once is asked again at once."""
 GRID = 0.25
 """Seconds between the moments at which settled targets are asked."""
-AT_ONCE = 128
-"""Checks under way at the same time."""
+AT_ONCE, MOST_AT_ONCE = 128, 512
+"""Checks under way at the same time: those that were begun lately, and all. A check that hangs keeps nobody from theirs."""
+LATELY = 1.0
+"""Seconds."""
+SHARE = 8
+"""Checks of one container that hang, at the most, before its others wait for them."""
 IN_A_TURN = 64
 """Checks begun in one turn of the loop."""
 ASKED_WITHIN = 10.0
@@ -50,6 +55,9 @@ class Prober:
         self._first: deque[tuple[_Watch, int]] = deque()
         """Those that are asked before all others."""
         self._checks: set[asyncio.Task[None]] = set()
+        self._lately: set[asyncio.Task[None]] = set()
+        self._hanging: Counter[str] = Counter()
+        """By container."""
         self._grid: dict[int, list[tuple[_Watch, int]]] = {}
         """By GRID since the loop's beginning: one timer for all whose turn is then, each with its `turn`."""
         self._pumping = False
@@ -122,32 +130,51 @@ class Prober:
         self._pump()
 
     def _pump(self) -> None:
-        if (self._first or self._due) and not self._pumping and len(self._checks) < AT_ONCE:
+        if (self._first or self._due) and not self._pumping and self._has_room():
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._check_some)
+
+    def _has_room(self) -> bool:
+        return len(self._lately) < AT_ONCE and len(self._checks) < MOST_AT_ONCE
 
     def _check_some(self) -> None:
         """A connection to a container on this host is mostly there at once, and costs no task then."""
         self._pumping = False
         for _ in range(IN_A_TURN):
             queue = self._first or self._due
-            if not queue or len(self._checks) >= AT_ONCE:
+            if not queue or not self._has_room():
                 break
             watch, turn = queue.popleft()
             if watch.turn != turn:
                 continue
             watch.ask()
+            if self._hanging[watch.probe.target.container_id] >= SHARE:
+                self.due_after(watch, LATELY)
+                continue
             problem = _tcp_at_once(watch.probe) if watch.probe.check.type == "tcp" else None
             if problem is None:
                 watch.task = task = asyncio.create_task(self._check(watch), name=f"probe {watch.probe.target.address}")
                 self._checks.add(task)
-                task.add_done_callback(self._checked)
+                self._lately.add(task)
+                late = asyncio.get_running_loop().call_later(LATELY, self._hangs, task, watch.probe.target.container_id)
+                task.add_done_callback(partial(self._checked, late, watch.probe.target.container_id))
             else:
                 watch.count(problem)
         self._pump()
 
-    def _checked(self, task: asyncio.Task[None]) -> None:
+    def _hangs(self, task: asyncio.Task[None], container_id: str) -> None:
+        self._lately.discard(task)
+        self._hanging[container_id] += 1
+        self._pump()
+
+    def _checked(self, late: asyncio.TimerHandle, container_id: str, task: asyncio.Task[None]) -> None:
+        late.cancel()
         self._checks.discard(task)
+        if task in self._lately:
+            self._lately.discard(task)
+        else:
+            self._hanging[container_id] -= 1
+            self._hanging += Counter()  # without those that have none
         self._pump()
 
     async def _check(self, watch: _Watch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -345,3 +346,25 @@ async def test_a_check_that_changes_its_kind_is_not_made_twice_as_often(server: 
     before = server.connections
     await asyncio.sleep(1.0)
     assert server.connections - before <= 7
+
+
+async def test_checks_that_hang_keep_nobody_else_from_theirs(
+    server: Server, watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One owner's containers answer nothing at many places, and may take five minutes for that."""
+    monkeypatch.setattr(probes, "LATELY", 0.05)
+    standing, well = watching.prober.standing, tcp(server)
+    with socket.create_server(("0.0.0.0", 0), backlog=512) as hanging:
+        one = make.probe(hanging.getsockname()[1], "http", timeout=300.0)
+        deaf = [
+            replace(one, target=replace(one.target, container_id=f"deaf{number % 5}", address=f"127.1.0.{1 + number // 5}"))
+            for number in range(300)
+        ]
+        watching.prober.watch(deaf)
+        await asyncio.sleep(0.5)
+        watching.prober.watch([*deaf, well])
+        await watching.until(lambda: well.key in standing and standing[well.key].state == "healthy")
+        assert len(watching.prober._checks) < 150, "each container has its share"
+        watching.prober.watch([])
+        await asyncio.sleep(0.01)
+        assert not watching.prober._hanging
