@@ -120,7 +120,11 @@ class Controller:
     async def look_at_files(self) -> None:
         """Wakes the loop when somebody else has changed what nginx runs, or would run after its next start."""
         async with self._cycling:
-            if await self._publication.is_touched():
+            try:
+                touched = await self._publication.is_touched()
+            except OSError:  # what cannot be looked at is not as it was
+                touched = True
+            if touched:
                 self._parts.wakes.post(Wake(("somebody else changed the files of nginx",), relist=True, at=time.monotonic()))
 
     async def cycle(self, wake: Wake) -> CycleReport:

@@ -132,12 +132,13 @@ async def look(wakes: Wakes, took: Callable[[], float]) -> None:
 
 
 async def changes(folders: Iterable[Path], wanted: Callable[[Path], bool]) -> AsyncIterator[frozenset[Path]]:
-    """Wanted files that came, went or changed directly in `folders`, in batches. Folders may appear later."""
-    every = list(folders)
+    """Wanted files that came, went or changed directly in `folders`, in batches. Folders may appear later, and go at any time.
+    Where the kernel has no watch left (128 for all of root's by default), they are looked at every few seconds."""
+    every, polling = list(folders), False
     seen = {folder for folder in every if folder.is_dir()}
     while True:
         there = {folder for folder in every if folder.is_dir()}
-        appeared = frozenset(path for folder in there - seen for path in folder.iterdir() if wanted(path))
+        appeared = frozenset(path for folder in there - seen for path in _files(folder) if wanted(path))
         if appeared:
             yield appeared
         seen = there
@@ -152,12 +153,27 @@ async def changes(folders: Iterable[Path], wanted: Callable[[Path], bool]) -> As
             recursive=False,
             rust_timeout=int(LOOK_AGAIN * 1000),
             yield_on_timeout=True,
+            force_polling=polling,
+            poll_delay_ms=int(LOOK_AGAIN * 1000),
         )
-        async for batch in watch:
-            changed = frozenset(Path(text) for _, text in batch)
-            paths = frozenset(path for path in changed if wanted(path))
-            if paths:
-                yield paths
-            seen = there - changed  # a folder that was replaced is another one, and comes with its files
-            if seen != there or {folder for folder in every if folder.is_dir()} != there:
-                break
+        try:
+            async for batch in watch:
+                changed = frozenset(Path(text) for _, text in batch)
+                paths = frozenset(path for path in changed if wanted(path))
+                if paths:
+                    yield paths
+                seen = there - changed  # a folder that was replaced is another one, and comes with its files
+                if seen != there or {folder for folder in every if folder.is_dir()} != there:
+                    break
+        except FileNotFoundError:
+            seen = set()  # one of them has gone meanwhile: whatever is there is looked at
+        except (OSError, RuntimeError):  # what watchfiles raises for no watch left is one of its own
+            if polling:
+                await asyncio.sleep(LOOK_AGAIN)
+            polling, seen = True, set()
+
+
+def _files(folder: Path) -> list[Path]:
+    with suppress(OSError):
+        return list(folder.iterdir())
+    return []

@@ -8,8 +8,10 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from watchfiles import awatch
 
 from proxyctl.model import EngineEvent, EngineRefused, EngineUnavailable
 from proxyctl.observe import events
@@ -249,6 +251,10 @@ class Following:
             assert time.monotonic() - began < 10, "no batch came"
         assert {path.name for path in self._next.result()} == {*names}
 
+    async def next(self) -> set[str]:
+        assert self._next is not None
+        return {path.name for path in await asyncio.wait_for(self._next, 10)}
+
     async def end(self) -> None:
         assert self._next is not None
         self._next.cancel()
@@ -302,4 +308,45 @@ async def test_a_folder_that_was_replaced_is_followed_on(away: Callable[[Path], 
     away(folder)
     folder.mkdir()
     await following.seen("a.conf", again=lambda: (folder / "a.conf").write_text(str(time.monotonic())))
+    await following.end()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_folder_that_goes_while_its_files_are_read_ends_nothing(tmp_path: Path) -> None:
+    sites = tmp_path / "sites"
+    (ready := tmp_path / "ready").mkdir()
+    (ready / "a.conf").write_text("x")
+    following = Following(tmp_path, sites)
+    await following.begin()
+    shutil.copytree(ready, sites)
+    await following.seen("a.conf")
+    shutil.rmtree(sites)  # before the next batch is asked for
+    for _ in range(2):  # that it has gone may be told first
+        await following.begin()
+        sites.mkdir(exist_ok=True)
+        (sites / "b.conf").write_text("x")
+        if await following.next() == {"b.conf"}:
+            break
+    else:
+        pytest.fail("it is not followed any more")
+    await following.end()
+
+
+async def test_where_no_watch_is_left_the_files_are_looked_at_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def exhausted(*folders: Path, force_polling: bool, **more: Any) -> AsyncIterator[Any]:
+        if not force_polling:
+            raise RuntimeError("error creating recommended watcher: Too many open files (os error 24)")
+        async for batch in awatch(*folders, force_polling=True, **more):
+            yield batch
+
+    monkeypatch.setattr(events, "awatch", exhausted)
+    monkeypatch.setattr(events, "LOOK_AGAIN", 0.2)
+    following = Following(tmp_path)
+    (tmp_path / "a.conf").write_text("x")
+    await following.begin()
+    await following.seen("a.conf")
+    await following.begin()
+    await following.seen("b.conf", again=lambda: (tmp_path / "b.conf").write_text(str(time.monotonic())))
     await following.end()
