@@ -24,7 +24,7 @@ from proxyctl.patience import Patience
 from proxyctl.plan import drain, generations, planner, routes
 from proxyctl.plan.quarantine import Served
 from proxyctl.publication import Publication, PutBack
-from proxyctl.publish.nginx import JoinResult, NginxInstance, NginxMissing
+from proxyctl.publish.nginx import NginxInstance, NginxMissing
 from proxyctl.publish.reload import Live, NotProved
 from proxyctl.publish.test import Refused
 from proxyctl.report import CycleReport, Wake
@@ -55,6 +55,7 @@ class Controller:
         self._unjoinable: Mapping[str, str] = {}
         self._leaving = Leaving()
         self.nginx: NginxInstance | None = None
+        self._has_left = False  # a network: its description is old
         self.plan: Plan | None = None
         self._remembered: RouteTable | None = None
         self._patience = Patience(doubtful=parts.store.doubtful and parts.reference.is_marked())
@@ -171,11 +172,12 @@ class Controller:
         with course.stage("plan"):
             networks, _ = self._planner.needs(self._inputs(nginx))
         with course.stage("join"):
-            joined = await parts.nginx.join(nginx, networks) if self.policy.join else JoinResult()
-        self._unjoinable = joined.refused
+            missing = networks - nginx.view.networks.keys() if self.policy.join and not nginx.view.host_network else frozenset()
+            self._save(joined=self.state.joined | (missing - self._unjoinable.keys()))  # so that it will leave them, too
+            joined = await parts.nginx.join(nginx, missing)
+            self._unjoinable = joined.refused
+            self._save(joined=(self.state.joined | joined.networks) - joined.refused.keys())
         if joined.networks:
-            self.state = replace(self.state, joined=self.state.joined | joined.networks)
-            parts.store.save(self.state)
             self.nginx = nginx = await parts.nginx.ensure()
         with course.stage("plan"):
             _, probes = self._planner.needs(self._inputs(nginx))
@@ -217,7 +219,7 @@ class Controller:
 
     async def _read(self, wake: Wake) -> NginxInstance:
         """Takes in what the containers are and, at the same time, what nginx is."""
-        known = None if wake.relist or wake.nginx else self.nginx
+        known = None if wake.relist or wake.nginx or self._has_left else self.nginx
         looking = asyncio.sleep(0, known) if known else self._parts.nginx.ensure()
         reading = self._parts.inventory.refresh(wake, time.monotonic())
         snapshot, nginx = await asyncio.gather(reading, looking, return_exceptions=True)
@@ -226,7 +228,7 @@ class Controller:
         self._snapshot = snapshot
         if isinstance(nginx, BaseException):
             raise nginx
-        self.nginx = nginx
+        self.nginx, self._has_left = nginx, False
         return nginx
 
     async def _follow_drain(self, nginx: NginxInstance) -> None:
@@ -272,15 +274,18 @@ class Controller:
         async with self._cycling:
             if self.nginx is None:
                 raise Illegal("the controller has just started and has read nothing yet: try again")
-            before, lines = dict(self.rollouts.states), list(self.rollouts.lines)
+            undo = self.rollouts.undoing()
             done = self.rollouts.say(self._planner, self._inputs(self.nginx), service, word, steady.now())
-            try:
-                self._save(rollouts=dict(self.rollouts.states), frozen=self.rollouts.frozen)
-            except OSError:
-                self.rollouts.states, self.rollouts.lines = before, lines
-                raise
+            self._keep_word(undo)
             self._parts.wakes.post(Wake((f"{word.verb} {service}",), urgent=True, at=time.monotonic()))
             return "; ".join(filter(None, (done, self.rollouts.outlook(service, steady.now()))))
+
+    def _keep_word(self, undo: Callable[[], None]) -> None:
+        try:
+            self._save(rollouts=dict(self.rollouts.states), frozen=self.rollouts.frozen)
+        except OSError:
+            undo()
+            raise
 
     @property
     def frozen(self) -> bool:
@@ -293,12 +298,9 @@ class Controller:
     async def freeze(self, *, on: bool, by: str) -> None:
         """No version is swapped in until it is off again. Raises Illegal, OSError."""
         async with self._cycling:
+            undo = self.rollouts.undoing()
             self.rollouts.freeze(on, by)
-            try:
-                self._save(rollouts=dict(self.rollouts.states), frozen=self.rollouts.frozen)
-            except OSError:
-                self.rollouts.frozen = not on
-                raise
+            self._keep_word(undo)
             self._parts.wakes.post(Wake(("freeze" if on else "unfreeze",), at=time.monotonic()))
 
     # ------------------------------------------------------------ another configuration
@@ -361,7 +363,7 @@ class Controller:
         last container removes its network next."""
         left = self.state.joined - plan.networks
         if left:
-            self.nginx = None
+            self._has_left = True
             await self._parts.nginx.leave(nginx, left)
             self.state = replace(self.state, joined=self.state.joined - left)
 

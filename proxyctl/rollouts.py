@@ -193,6 +193,18 @@ class Rollouts:
 
     # ------------------------------------------------------------ words
 
+    def undoing(self) -> Callable[[], None]:
+        """Returns what makes everything again as it is now: a word that could not be written down was not said."""
+        states, lines, frozen = dict(self.states), list(self.lines), self.frozen
+        rolled_back, to_stop = list(self.rolled_back), set(self.to_stop)
+
+        def undo() -> None:
+            self.states, self.lines, self.frozen = states, lines, frozen
+            self.rolled_back, self.to_stop = rolled_back, to_stop
+            self._share()
+
+        return undo
+
     def say(self, planner: Planner, inputs: Inputs, service: str, word: Word, now: float) -> str:
         """What comes of it, in a sentence. Raises Illegal."""
         if not planner.has(service) and service not in self.states:

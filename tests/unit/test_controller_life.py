@@ -14,6 +14,7 @@ from proxyctl.model import EngineEvent, EngineUnavailable, Neighbours
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.report import Wake
 from proxyctl.state import State
+from proxyctl.versions import Word
 from tests.unit import bench, make
 from tests.unit.controlled import API, RELIST, WEB, Rig, policy, site, waiting
 
@@ -309,3 +310,47 @@ async def test_a_drain_that_cannot_be_written_down_is_none(rig: Rig, monkeypatch
     with pytest.raises(OSError, match="No space"):
         await rig.controller.change_drain(1.0, "anna")
     assert rig.controller.state.drain is None
+
+
+async def test_a_word_that_cannot_be_written_down_was_not_said(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: State) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    await rig.live(WEB)
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.store, "save", full)
+        with pytest.raises(OSError, match="No space"):
+            await rig.controller.say("web", Word("maintenance", 1))
+        with pytest.raises(OSError, match="No space"):
+            await rig.controller.freeze(on=True, by="anna")
+    assert (await rig.cycle(RELIST)).result == "unchanged"
+    assert "Maintenance" not in rig.served()
+    assert not rig.controller.frozen
+
+
+async def test_a_network_that_a_call_without_an_answer_has_joined_is_left_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = rig.engine.connect_network
+
+    async def unanswered(network: str, container: str) -> None:
+        await connect(network, container)
+        raise EngineUnavailable("timed out")
+
+    await rig.live(WEB)
+    other = site("other", network="othernet", address="10.9.0.5")
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.engine, "connect_network", unanswered)
+        assert (await rig.cycle(RELIST, other)).result == "unreadable"
+    assert (await rig.cycle(RELIST)).result == "live"
+    assert "othernet" in rig.engine.networks
+    await rig.remove(other)
+    assert "othernet" not in rig.engine.networks
+
+
+async def test_an_operator_is_heard_just_after_nginx_has_left_a_network(rig: Rig) -> None:
+    other = site("other", network="othernet", address="10.9.0.5")
+    await rig.live(WEB, other)
+    await rig.remove(other)
+    assert rig.controller.state.joined == {"front"}
+    assert await rig.controller.say("web", Word("maintenance", 1))
