@@ -235,7 +235,7 @@ class Controller:
         phase = self._publication.drain
         self._leaving.look(phase, alone=phase == "ending" and await self._parts.reloader.is_alone(nginx))
         if phase == "noticing" and self.state.drain:
-            if not self.state.drain.since_unix:
+            if not 0 < self.state.drain.since_unix <= steady.now():  # or the clock was set back before this process
                 self._save(drain=replace(self.state.drain, since_unix=steady.now()))
             self._timers.later(drain.ends(self.state.drain) - steady.now() + 0.01, "the balancer has noticed")
         elif phase == "ending" and not self._leaving.drained:

@@ -118,7 +118,7 @@ def read_listed(raw: Any) -> Container:
     health = _health_in(raw.get("Status") or "")
     names = raw.get("Names") or [raw["Id"][:12]]
     own = next((n for n in names if n.count("/") == 1), names[0])
-    tcp = [port for port in ports if port.get("Type") == "tcp"]
+    tcp = [port for port in ports if port.get("Type") == "tcp" and port["PrivatePort"] != 0]  # `EXPOSE 0` is allowed
     return _container(
         id=raw["Id"],
         name=own.lstrip("/"),
@@ -203,12 +203,13 @@ def _unix(text: str) -> float:
 
 
 def _tcp_ports(keys: Iterable[str]) -> set[int]:
-    return {_port(int(k.partition("/")[0])) for k in keys if k.endswith("/tcp") and k.partition("/")[0].isdigit()}
+    numbers = (k.removesuffix("/tcp") for k in keys if k.endswith("/tcp"))
+    return {_port(int(number)) for number in numbers if number.isdigit() and int(number)}
 
 
 def _published(ports: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     for key, bindings in ports.items():
-        if key.endswith("/tcp"):
+        if key.endswith("/tcp") and key != "0/tcp":
             for binding in bindings or []:
                 inner, outer = int(key.partition("/")[0]), int(binding.get("HostPort") or 0)
                 where = binding.get("HostIp") or ""

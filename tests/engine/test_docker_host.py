@@ -64,3 +64,11 @@ async def test_the_engines_list_does_not_bring_back_who_has_died(rig: Rig, engin
 async def test_the_api_version_is_negotiated_and_told(engine: DockerHost) -> None:
     info = await engine.info()
     assert float(info.api_version) >= 1.41
+
+
+async def test_a_container_that_exposes_port_0_is_listed_as_any_other(rig: Rig, engine: DockerHost) -> None:
+    box = rig.run_container({"host": "zero.example"}, name="zero", ExposedPorts={"0/tcp": {}, "80/tcp": {}})
+    listed = next(c for c in await engine.list_containers() if c.id == box.id)
+    inspected = await engine.inspect(box.id)
+    assert inspected
+    assert listed.exposed == inspected.exposed == (80,)
