@@ -209,7 +209,7 @@ class Scene:
         self.counted: set[str] = set()
         """Tenants whose lost requests are the run's."""
         self._loads: dict[str, Load] = {}
-        self._departed: list[tuple[float, str]] = []
+        self._departed: list[tuple[float, App]] = []
         self._arrived: dict[str, tuple[float, App]] = {}
         self._to_wall = time.time() - time.monotonic()
         self._reused: list[tuple[str, str]] = []
@@ -281,7 +281,7 @@ class Scene:
     def departed(self, app: App) -> None:
         """It is about to end, or to leave its address."""
         app.alive = False
-        self._departed.append((time.monotonic(), app.host))
+        self._departed.append((time.monotonic(), app))
 
     def arrived(self, app: App, at: float = 0.0) -> None:
         """It has an address, since then (monotonic) or since its start."""
@@ -425,13 +425,25 @@ class Scene:
     def _closed(self, host: str, backend: str, before: float, told: list[Told]) -> float:
         """When nginx stopped to lead from the host to this backend: the Live without the one who left, or the end of the old
         workers that knew his address, where some had to be ended. Endless while there was no Live; 0: he never left."""
-        left = max((at for at, whose in self._departed if whose == host and at <= before), default=None)
-        if left is None:
+        live = max((self._let_go(app, at, told) for at, app in self._departed if app.host == host and at <= before), default=0.0)
+        if not live:
             return 0.0
-        live = next((t.at for t in told if t.at >= left and (f"{host}/" in t.text or "... and" in t.text)), float("inf"))
         at, app = self._arrived.get(backend, (0.0, None))
         address = f"{app.address} belongs to " if app else "nobody's"
         return max(live, next((t.at for t in told if t.at >= at and address in t.text), live))
+
+    @staticmethod
+    def _let_go(app: App, left: float, told: list[Told]) -> float:
+        """When nginx was proved not to lead to it any more; 0 when it had not led there as it left."""
+        before = [f"{app.name} out" in t.text for t in told if t.at < left and app.name in t.text and "belongs to" not in t.text]
+        if not before or before[-1]:
+            return 0.0
+        gone = [
+            t.at
+            for t in told
+            if t.at >= left and (f"{app.name} out" in t.text or f"- {app.host}/" in t.text or "... and" in t.text)
+        ]
+        return min(gone, default=float("inf"))
 
     def sort(self, host: str, strays: tuple[Stray, ...]) -> tuple[int, int]:
         """How many answers by somebody else were asked for (before the Live that follows, after it)."""
