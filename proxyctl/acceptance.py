@@ -115,12 +115,12 @@ class Acceptance:
                 groups += _halves(group)
         return tested
 
-    def blame(self, reason: str, wanted: Served, refused: Draft) -> frozenset[str]:
-        """Puts the culprits of a reload that was refused into quarantine; returns them. Nobody where nginx names none of many and
-        was not shown all of it: it is now, and then halves of them are."""
+    def blame(self, reason: str, wanted: Served, refused: Draft) -> frozenset[str] | None:
+        """Puts the culprits of a reload that was refused into quarantine; returns them. None where nginx names none of many and
+        was not shown all of it: it is next, and then halves of them are."""
         suspects = quarantine.culprits(reason, refused.fileset, self._live)
         if not suspects.certain and refused.untested is not None:
-            return frozenset()
+            return None
         return self._hold(reason, wanted, refused.fileset).sources
 
     def _hold(self, reason: str, wanted: Served, refused: FileSet) -> Suspects:

@@ -195,7 +195,8 @@ class Controller:
         try:
             fileset = await self._publication.bring_live(course, plan, self._snapshot, nginx, self._intend)
         except PutBack as error:
-            self.rollouts.refused(self._planner, error.reason, error.blamed)
+            if error.blamed is not None:
+                self.rollouts.refused(self._planner, error.reason, error.blamed)
             raise
         except (NotProved, EngineUnavailable, EngineRefused):
             if self.live is None:

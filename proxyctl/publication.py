@@ -35,9 +35,9 @@ PARSE_EACH = 0.0003
 
 class PutBack(NotProved):
     """What was wanted cannot be live; the last good configuration is, proved. `blamed`: hosts and hand-written files that nginx
-    refused; empty when nobody is known to be at fault."""
+    refused; empty when nobody is known to be at fault, None when a look at the whole will tell."""
 
-    def __init__(self, reason: str, blamed: frozenset[str]) -> None:
+    def __init__(self, reason: str, blamed: frozenset[str] | None) -> None:
         super().__init__(reason)
         self.blamed = blamed
 
@@ -178,7 +178,7 @@ class Publication:
     def _workers(self, nginx: NginxInstance) -> int:
         return nginx.view.neighbours.workers or self.policy.nginx.workers
 
-    async def _judge(self, error: NotProved, published: Published, wanted: Served, draft: Draft) -> frozenset[str]:
+    async def _judge(self, error: NotProved, published: Published, wanted: Served, draft: Draft) -> frozenset[str] | None:
         """Who is at fault: nobody, for what nginx says about files that somebody else has changed meanwhile; they are mended."""
         foreign = self._parts.reference.current() != published.digest
         mended = [name for each in (draft.fileset, *self._kept) for name in await self._parts.drafts.mend(each)]
@@ -188,7 +188,13 @@ class Publication:
         return self.acceptance.blame(error.reason, wanted, draft) if error.refused else frozenset()
 
     async def _put_back(
-        self, course: Course, published: Published, nginx: NginxInstance, hosts: int, why: NotProved, blamed: frozenset[str]
+        self,
+        course: Course,
+        published: Published,
+        nginx: NginxInstance,
+        hosts: int,
+        why: NotProved,
+        blamed: frozenset[str] | None,
     ) -> None:
         """The last good configuration again, proved. Raises NotProved in any case: the wanted one is not live."""
         if not self._parts.reference.can_restore(published):

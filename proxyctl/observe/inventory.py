@@ -49,8 +49,8 @@ class Inventory:
         """Container id -> the clock at its latest event: what was asked before that is not believed any more."""
         self.took = 0.0
         """Seconds that the latest list took."""
-        self._readings: dict[asyncio.Task[None], str] = {}
-        """Under way, with the container's id."""
+        self._readings: dict[asyncio.Task[None], tuple[str, bool]] = {}
+        """Under way: the container's id, and whether it runs by now, for all that events have told."""
         self._addresses_matter = 0.0
         """Until when (monotonic) it matters who gets an address, labelled or not."""
 
@@ -76,7 +76,7 @@ class Inventory:
             self._known[container_id] = replace(container, endpoints=left)
             self._addresses_matter = max(self._addresses_matter, at + REUSE_WITHIN)
             self._post(Wake((reason,), urgent=True, at=at))
-            if container_id in self._readings.values():  # what it would have told of other networks is not believed any more
+            if self._is_read(container_id):  # what that would have told of other networks is not believed any more
                 self._begin(container_id, Wake((reason,), at=at))
         elif event.action == "create" and self._is_familiar(event.labels or {}):
             pass  # it is read when it starts
@@ -84,7 +84,8 @@ class Inventory:
             self._stop(container_id, event.signal, Wake((reason,), urgent=True, at=at))
         else:
             killed = event.action == "kill"
-            self._begin(container_id, Wake((reason,), urgent=killed, at=at), event.signal if killed else None)
+            runs = event.action not in ("create", "destroy")
+            self._begin(container_id, Wake((reason,), urgent=killed, at=at), event.signal if killed else None, runs=runs)
 
     def watch_addresses(self, *, always: bool) -> None:
         """`always`: a worker of nginx lives that knows an address which its container has left."""
@@ -93,8 +94,8 @@ class Inventory:
     def _concerns(self, event: EngineEvent) -> bool:
         """Whether it can change what is routed: its container has a label of ours or lends its network."""
         known = self._known.get(event.container_id)
-        if event.action == "connect" and event.container_id in self._readings.values():
-            return True
+        if event.action == "connect" and (event.container_id, True) in self._readings.values():
+            return True  # it has been started, and what is asked about it may be older than this
         if known and event.action == "connect" and known.state not in ("running", "paused"):
             return False
         labels = event.labels if event.labels is not None else known.labels if known else {}
@@ -133,9 +134,12 @@ class Inventory:
             self._stopping[container_id] = wake.at
             self._post(wake)
 
-    def _begin(self, container_id: str, wake: Wake, signal: int | None = None) -> None:
+    def _is_read(self, container_id: str) -> bool:
+        return any(container_id == under_way for under_way, _ in self._readings.values())
+
+    def _begin(self, container_id: str, wake: Wake, signal: int | None = None, *, runs: bool = True) -> None:
         task = asyncio.create_task(self._follow_up(container_id, wake, signal), name=f"read {container_id[:12]}")
-        self._readings[task] = container_id
+        self._readings[task] = (container_id, runs)
         task.add_done_callback(self._readings.pop)
 
     async def _follow_up(self, container_id: str, wake: Wake, signal: int | None) -> None:
@@ -197,7 +201,7 @@ class Inventory:
                 if new.state != "running":
                     self._ended.discard(container_id)
                 elif container_id in self._ended:
-                    if container_id not in self._readings.values():  # the engine may be long about its end
+                    if not self._is_read(container_id):  # the engine may be long about its end
                         self._begin(container_id, Wake((f"look at {container_id[:12]}",)))
                     continue
                 if self._is_unread(new):

@@ -568,3 +568,16 @@ async def test_a_container_has_the_image_that_it_was_made_from_when_the_name_has
     for _ in range(2):
         assert (await watched.refresh(relist=True)).containers == {WEB.id: WEB}
     assert watched.host.calls == ["list", WEB.id, "list"]
+
+
+async def test_a_network_that_it_is_given_while_its_creation_is_read_is_read_at_its_start() -> None:
+    """The engine would answer only when it has started it: an inspect more for each of hundreds that start at once."""
+    created = replace(WEB, state="created")
+    watched = await watch(STRANGER)
+    watched.host.containers[WEB.id] = created
+    answer = watched.host.hold(WEB.id)
+    await watched.note("create", WEB)
+    await watched.note("connect", WEB, bare=True)
+    answer.set()
+    await asyncio.sleep(0.01)
+    assert watched.host.calls == [WEB.id]

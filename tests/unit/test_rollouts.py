@@ -296,6 +296,20 @@ async def test_a_stranger_that_the_reload_refuses_fails_nobody_s_swap(rig: Rig) 
     assert NEW_ADDRESS in rig.served()
 
 
+async def test_a_stranger_whom_the_reload_does_not_name_fails_nobody_s_swap(rig: Rig) -> None:
+    """Then nginx is shown the whole, and says the same of it."""
+    await up(rig, V1)
+    why = "could not build server_names_hash"
+    refusing_the_stranger(rig, why)
+    rig.engine.refuses = lambda text: why if "bad.example" in text and "shop.example" in text else ""
+    await rig.cycle(RELIST, LONG_BAKE, STRANGER)
+    await settled(rig)
+    assert "restored" in [report.result for report in rig.reports]
+    assert (saved(rig)["shop"]["phase"], saved(rig)["shop"]["candidate"]) == ("verifying", "v2")
+    assert NEW_ADDRESS in rig.served()
+    assert "bad.example" not in rig.served()
+
+
 async def test_a_version_that_mistypes_a_site_of_the_one_before_does_not_take_its_place(rig: Rig) -> None:
     def both(version: str, address: str, created: float, **typo: str) -> Container:
         said = {"service": "shop", "version": version, "rollout.bake": "0s", "routes.api.host": "api.example", **typo}
