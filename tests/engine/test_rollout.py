@@ -15,7 +15,7 @@ import pytest
 
 from tests.engine.test_commands import proxyctl
 from tests.load import Load
-from tests.rig import Box, Controller, Rig, until
+from tests.rig import Box, Controller, Rig, ask, until
 
 FAST = {"health.path": "/health", "health.interval": "200ms", "health.rise": "1", "health.fall": "1"}
 BAKE = 2.0
@@ -222,7 +222,11 @@ def test_a_standby_takes_over_when_the_whole_active_version_dies(shop: Shop) -> 
 
 @pytest.mark.parametrize("state", ["warming", "ready", "cutting", "verifying", "draining"])
 def test_a_controller_that_is_killed_ends_where_it_would_have(shop: Shop, state: str) -> None:
-    with shop.load() as load:
+    with shop.load() as load, ThreadPoolExecutor(1) as pool:
+        taking = "6000" if state == "draining" else "0"  # else the old workers may have ended before the first look at them
+        slow = pool.submit(ask, shop.controller.port, shop.host, f"/slow?ms={taking}", timeout=15)
+        until(lambda: slow.running() or slow.done(), 5, "a request")
+        time.sleep(0.2)
         shop.run("v2", "--boot-delay", "1s" if state == "warming" else "0s", rollout="manual" if state == "ready" else "auto")
         saved = shop.controller.directory / "state" / "state.json"
 
@@ -239,6 +243,7 @@ def test_a_controller_that_is_killed_ends_where_it_would_have(shop: Shop, state:
         assert waited.returncode == 0, waited
         shop.first.kill()
         time.sleep(0.5)
+        assert slow.result().backend == "v1"
     assert load.stop().lost_of() == 0, load.report
 
 
