@@ -20,6 +20,8 @@ from proxyctl.values import kind_of_name
 
 SIGKILL = 9
 PROJECT = "com.docker.compose.project"
+READ_WITHIN, READ_AGAIN = 2.0, 60.0
+"""Seconds that a list waits for what only an inspect tells of containers that do not run, and until it is tried again."""
 REUSE_WITHIN = 10.0
 """Seconds after a death in which the start of any container is looked at: it may have got the address."""
 
@@ -51,6 +53,8 @@ class Inventory:
         """Seconds that the latest list took."""
         self._readings: dict[asyncio.Task[None], tuple[str, bool]] = {}
         """Under way: the container's id, and whether it runs by now, for all that events have told."""
+        self._not_before: dict[str, float] = {}
+        """When (monotonic) a container that the engine was long about is asked about again."""
         self._addresses_matter = 0.0
         """Until when (monotonic) it matters who gets an address, labelled or not."""
 
@@ -214,7 +218,18 @@ class Inventory:
         self._inspected &= self._known.keys()
         self._ended &= self._known.keys()
         self._listed = True
-        await asyncio.gather(*(self._read(new.id, new) for new in unread))
+        await self._read_idle(unread)
+
+    async def _read_idle(self, unread: list[Container]) -> None:
+        """What the engine is long about (a start that hangs in a volume) is as the list has it, and not asked for a while."""
+        readings = {asyncio.create_task(self._read(new.id, new)): new for new in unread}
+        done, late = await asyncio.wait(readings, timeout=READ_WITHIN) if readings else (set(), set())
+        for task in late:
+            task.cancel()
+            self._known.setdefault(readings[task].id, readings[task])
+            self._not_before[readings[task].id] = time.monotonic() + READ_AGAIN
+        for task in done:
+            task.result()
 
     def _completed(self, listed: Container) -> Container:
         """With what only inspect knows, where it was asked before: none of it changes."""
@@ -234,7 +249,13 @@ class Inventory:
         """The list shows the ports of running containers only, and not the image's name when another one has it by now."""
         told = container.state == "running" and not container.image.startswith("sha256:")
         ours = any(key.startswith(self._prefix) for key in container.labels)
-        return ours and not told and container.id not in self._inspected
+        return ours and not told and not (container.id in self._inspected or self._is_late(container.id))
+
+    def _is_late(self, container_id: str) -> bool:
+        if self._not_before.get(container_id, 0.0) > time.monotonic():
+            return True
+        self._not_before.pop(container_id, None)
+        return False
 
     def _forget_survivors(self, now: float) -> None:
         """Takes back what did not die of its signal, or died and was started again."""

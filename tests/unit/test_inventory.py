@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Snapshot
+from proxyctl.observe import inventory
 from proxyctl.observe.inventory import PROJECT, Inventory
 from proxyctl.report import Wake
 from tests.unit.make import container
@@ -581,3 +582,18 @@ async def test_a_network_that_it_is_given_while_its_creation_is_read_is_read_at_
     answer.set()
     await asyncio.sleep(0.01)
     assert watched.host.calls == [WEB.id]
+
+
+async def test_a_start_that_hangs_holds_up_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory, "READ_WITHIN", 0.05)
+    hanging = replace(STRANGER, state="created", labels=WEB.labels)
+    watched = Watched(WEB, hanging)
+    watched.host.hold(hanging.id)
+    for _ in range(3):
+        assert (await watched.refresh(relist=True)).containers == {WEB.id: WEB, hanging.id: hanging}
+    assert watched.host.calls.count(hanging.id) == 1
+    monkeypatch.setattr(inventory, "READ_AGAIN", 0.0)
+    watched.inventory._not_before.clear()
+    watched.host.held.clear()
+    watched.host.containers[hanging.id] = replace(hanging, exposed=(81,))
+    assert (await watched.refresh(relist=True)).containers[hanging.id].exposed == (81,)
