@@ -425,12 +425,13 @@ class Scene:
     def _closed(self, host: str, backend: str, before: float, told: list[Told]) -> float:
         """When nginx stopped to lead from the host to this backend: the Live without the one who left, or the end of the old
         workers that knew his address, where some had to be ended. Endless while there was no Live; 0: he never left."""
-        live = max((self._let_go(app, at, told) for at, app in self._departed if app.host == host and at <= before), default=0.0)
+        left = [(at, app) for at, app in self._departed if app.host == host and at <= before]
+        live = max((self._let_go(app, at, told) for at, app in left), default=0.0)
         if not live:
             return 0.0
-        at, app = self._arrived.get(backend, (0.0, None))
-        address = f"{app.address} belongs to " if app else "nobody's"
-        return max(live, next((t.at for t in told if t.at >= at and address in t.text), live))
+        _, app = self._arrived.get(backend, (0.0, None))
+        ended = f"{app.address} belongs to {app.box.name} " if app else "nobody's"  # may be told before the rig has seen it there
+        return max(live, next((t.at for t in told if t.at >= max(at for at, _ in left) and ended in t.text), live))
 
     @staticmethod
     def _let_go(app: App, left: float, told: list[Told]) -> float:
