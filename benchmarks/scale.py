@@ -38,8 +38,8 @@ WITHIN = 180.0
 SAMPLE = 20
 TARGET_START, TARGET_MORE, TARGET_CALLS, TARGET_CPU, TARGET_MEMORY = 8.0, 3.5, 3, 0.2, 120.0
 NGINX_RELOAD = 2.8
-"""Seconds, at the most, that nginx's own reload of 10,000 took when the targets were set. It is measured here, too, and a machine
-on which it takes longer has as much more time for the rest."""
+"""Seconds, at the most, that nginx's own reload of 10,000 took when the targets were set. What it takes here stands beside it,
+and says how this machine compares."""
 PEER_SETTLES = 2.5
 """Seconds after a change; Traefik holds the next one back for two."""
 
@@ -243,12 +243,11 @@ def _reloaded(rig: Rig, controller: Controller) -> float:
 def _figures(all_found: list[Findings]) -> Figures:
     """The targets are for the greatest number."""
     last, missed = all_found[-1], list[str]()
-    slower = max(1.0, last.reload / NGINX_RELOAD)
     targets = (
-        ("start to all live", last.start, TARGET_START * slower, "s"),
-        ("one more", median(last.more), TARGET_MORE * slower, "s"),
+        ("start to all live", last.start, TARGET_START, "s"),
+        ("one more", max(last.more), TARGET_MORE, "s"),
         ("engine calls", last.calls.total(), TARGET_CALLS, ""),
-        ("CPU for one more", median(last.more_cpu or [0.0]), TARGET_CPU * slower, "s"),
+        ("CPU for one more", median(last.more_cpu or [0.0]), TARGET_CPU, "s"),
         ("memory", last.memory, TARGET_MEMORY, "MiB"),
     )
     missed += [f"{what} {value:.3g} {unit}".strip() + f", wanted {most:g}" for what, value, most, unit in targets if value > most]
@@ -272,7 +271,7 @@ def _figures(all_found: list[Findings]) -> Figures:
         f"{TARGET_MORE:g} s",
         lambda p: _both(p.more),
     )
-    row("  of that nginx's own: a reload by hand", lambda f: f"{f.reload:.2f} s")
+    row("  of that nginx's own: a reload by hand", lambda f: f"{f.reload:.2f} s", f"{NGINX_RELOAD:g} s when this was set")
     row("  nginx -t by hand", lambda f: f"{f.test:.2f} s")
     row("  engine calls for it", lambda f: str(f.calls.total()), str(TARGET_CALLS), lambda p: f"{p.calls:,}")
     row(
@@ -292,8 +291,7 @@ def _figures(all_found: list[Findings]) -> Figures:
         title=(
             "scale: simulated containers, a real nginx, real checks and requests; nothing else is simulated\n"
             f"engine calls for one more: {calls}; {os.cpu_count()} cores\n"
-            "Traefik 3.7.15 without health checks, on the same containers before\n"
-            f"wanted where nginx reloads 10,000 in {NGINX_RELOAD:g} s; here times may be {slower:.2f} times as long"
+            "Traefik 3.7.15 without health checks, on the same containers before"
         ),
         columns=("", *(name for found in all_found for name in (f"{found.count:,}", "Traefik")), "wanted"),
         rows=rows,
