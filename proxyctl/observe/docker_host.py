@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 import docker
@@ -38,6 +40,8 @@ T = TypeVar("T")
 
 CONTAINER_ACTIONS = ("create", "start", "kill", "die", "pause", "unpause", "rename", "destroy", "health_status")
 NETWORK_ACTIONS = ("connect", "disconnect")
+_TO_THE_SECOND = 19
+"""Characters of an ISO 8601 time."""
 _ANOTHER_VERSION = "client version"
 """In what an engine says that speaks the client's version of the API no more, or not yet."""
 CALL_TIMEOUT, SLOW_TIMEOUT = 15.0, 300.0
@@ -207,9 +211,12 @@ class DockerHost:
             return here
 
     async def logs(self, container: str, since_unix: float | None = None) -> str:
-        """What a container wrote, all or since then, at most its last 200 lines."""
-        raw = await self._call(lambda c: c.logs(container, since=since_unix, tail=200, stdout=True, stderr=True))
-        return bytes(raw).decode("utf-8", "replace")
+        """What a container wrote, all or since then, at most its last 200 lines. What is dated later than now was written before
+        the clock was set back."""
+        now = datetime.fromtimestamp(time.time() + 1, UTC).isoformat()[:_TO_THE_SECOND]
+        raw = await self._call(lambda c: c.logs(container, since=since_unix, tail=200, stdout=True, stderr=True, timestamps=True))
+        dated = (line.partition(" ") for line in bytes(raw).decode("utf-8", "replace").splitlines())
+        return "\n".join(text for written, _, text in dated if written[:_TO_THE_SECOND] <= now)
 
     async def has_image(self, image: str) -> bool:
         """Whether the engine has the image."""

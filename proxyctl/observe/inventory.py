@@ -217,6 +217,7 @@ class Inventory:
                 self._news.pop(container_id, None)
         self._inspected &= self._known.keys()
         self._ended &= self._known.keys()
+        self._not_before = {each: then for each, then in self._not_before.items() if each in self._known}
         self._listed = True
         await self._read_idle(unread)
 

