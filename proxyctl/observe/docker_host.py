@@ -212,11 +212,11 @@ class DockerHost:
 
     async def logs(self, container: str, since_unix: float | None = None) -> str:
         """What a container wrote, all or since then, at most its last 200 lines. What is dated later than now was written before
-        the clock was set back."""
-        now = datetime.fromtimestamp(time.time() + 1, UTC).isoformat()[:_TO_THE_SECOND]
+        the clock was set back, and so not since then."""
         raw = await self._call(lambda c: c.logs(container, since=since_unix, tail=200, stdout=True, stderr=True, timestamps=True))
-        dated = (line.partition(" ") for line in bytes(raw).decode("utf-8", "replace").splitlines())
-        return "\n".join(text for written, _, text in dated if written[:_TO_THE_SECOND] <= now)
+        dated = [line.partition(" ") for line in bytes(raw).decode("utf-8", "replace").splitlines()]
+        now = datetime.fromtimestamp(time.time() + 1, UTC).isoformat()[:_TO_THE_SECOND]
+        return "\n".join(text for written, _, text in dated if since_unix is None or written[:_TO_THE_SECOND] <= now)
 
     async def has_image(self, image: str) -> bool:
         """Whether the engine has the image."""

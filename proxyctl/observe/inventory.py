@@ -169,11 +169,11 @@ class Inventory:
             container, told = listed, False
         if self._news.get(container_id) != asked:
             return False
+        self._tick(container_id)  # a list that is under way may be older than this
         self._ended.discard(container_id)
         if container is None:
             self._known.pop(container_id, None)
             self._inspected.discard(container_id)
-            self._news.pop(container_id, None)
             return True
         self._known[container_id] = container
         if told:
@@ -197,6 +197,7 @@ class Inventory:
         before, unread, began = self._clock, [], time.monotonic()
         listed = {container.id: container for container in await self._engine.list_containers()}
         self.took = time.monotonic() - began
+        self._not_before = {each: then for each, then in self._not_before.items() if each in listed and then > time.monotonic()}
         for container_id in listed.keys() | self._known.keys():
             if self._news.get(container_id, 0) > before:
                 continue
@@ -214,10 +215,9 @@ class Inventory:
                     self._known[container_id] = new
             else:
                 self._known.pop(container_id)
-                self._news.pop(container_id, None)
         self._inspected &= self._known.keys()
         self._ended &= self._known.keys()
-        self._not_before = {each: then for each, then in self._not_before.items() if each in self._known}
+        self._news = {each: at for each, at in self._news.items() if each in self._known or at > before}
         self._listed = True
         await self._read_idle(unread)
 
@@ -250,13 +250,7 @@ class Inventory:
         """The list shows the ports of running containers only, and not the image's name when another one has it by now."""
         told = container.state == "running" and not container.image.startswith("sha256:")
         ours = any(key.startswith(self._prefix) for key in container.labels)
-        return ours and not told and not (container.id in self._inspected or self._is_late(container.id))
-
-    def _is_late(self, container_id: str) -> bool:
-        if self._not_before.get(container_id, 0.0) > time.monotonic():
-            return True
-        self._not_before.pop(container_id, None)
-        return False
+        return ours and not told and container.id not in self._inspected and container.id not in self._not_before
 
     def _forget_survivors(self, now: float) -> None:
         """Takes back what did not die of its signal, or died and was started again."""

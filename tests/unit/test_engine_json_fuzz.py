@@ -181,9 +181,9 @@ def engine(path: Path, body: bytes | bytearray) -> Iterator[DockerHost]:
                 sent = f"{len(sent):x}\r\n".encode() + sent + b"\r\n0\r\n\r\n"
             else:
                 self.send_header("Content-Length", str(len(sent)))
+            self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(sent)
-            self.close_connection = True
 
         def address_string(self) -> str:
             return "engine"

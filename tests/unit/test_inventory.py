@@ -28,7 +28,7 @@ class Host:
         self.fails: Exception | None = None
         self.refuses: dict[str, Exception] = {}
         """By container: what an inspect of it raises."""
-        self.inspected: dict[str, Container] = {}
+        self.inspected: dict[str, Container | None] = {}
         """What an inspect says that the list does not."""
 
     def hold(self, call: str) -> asyncio.Event:
@@ -41,7 +41,7 @@ class Host:
         return found
 
     async def inspect(self, container: str) -> Container | None:
-        found = self.inspected.get(container) or self.containers.get(container)
+        found = self.inspected.get(container, self.containers.get(container))
         await self._answer(container)
         if container in self.refuses:
             raise self.refuses[container]
@@ -199,6 +199,7 @@ async def test_a_container_that_is_removed_is_forgotten() -> None:
     await watched.note("destroy", WEB)
     assert (await watched.refresh()).containers == {}
     assert len(watched.posted) == 1
+    await watched.refresh(relist=True)  # one that was under way could have told of it still
     assert watched.inventory._news == {}
 
 
@@ -597,3 +598,37 @@ async def test_a_start_that_hangs_holds_up_no_list(monkeypatch: pytest.MonkeyPat
     watched.host.held.clear()
     watched.host.containers[hanging.id] = replace(hanging, exposed=(81,))
     assert (await watched.refresh(relist=True)).containers[hanging.id].exposed == (81,)
+
+
+async def test_a_start_that_hung_and_is_gone_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory, "READ_WITHIN", 0.01)
+    hanging = replace(STRANGER, state="created", labels=WEB.labels)
+    watched = Watched(WEB, hanging)
+    watched.host.hold(hanging.id)
+    await watched.refresh(relist=True)
+    assert watched.inventory._not_before.keys() == {hanging.id}
+    del watched.host.containers[hanging.id]
+    await watched.refresh(relist=True)
+    assert not watched.inventory._not_before
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_a_list_that_was_taken_before_a_look_ended_does_not_bring_back_who_has_died(*, removed: bool) -> None:
+    """Seen on a busy engine: the list says running, the look that it leads to says exited, and a list of meanwhile is late."""
+    watched = await watch(WEB)
+    await watched.note("die", WEB)
+    after = {} if removed else {WEB.id: replace(WEB, state="exited")}
+    watched.host.inspected[WEB.id] = after.get(WEB.id)
+    looked = watched.host.hold(WEB.id)
+    await watched.refresh(relist=True)
+    await asyncio.sleep(0.01)
+    listed = watched.host.hold("list")
+    late = asyncio.create_task(watched.refresh(relist=True))
+    await asyncio.sleep(0.01)
+    looked.set()
+    await asyncio.sleep(0.01)
+    listed.set()
+    assert (await late).containers == after
+    watched.host.containers = after
+    assert (await watched.refresh(relist=True)).containers == after
+    assert watched.inventory._news.keys() == after.keys()

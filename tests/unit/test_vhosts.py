@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,11 @@ def test_an_own_template_has_what_jinja_gives_to_all() -> None:
     )
     fileset = make.render(make.site(), renderer=Renderer(make.templates(server=own)))
     assert any("# 3 a.example" in file.text for file in fileset.objects.values())
+
+
+def test_names_of_upstreams_have_many_lengths() -> None:
+    """nginx compares those that are equally long with each other while it parses: no length has more than its share."""
+    names = {upstream_name(f"app{n}.example", "/") for n in range(1600)}
+    lengths = Counter(map(len, names))
+    assert (len(names), len(lengths)) == (1600, 16)
+    assert max(lengths.values()) < 200
