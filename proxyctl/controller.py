@@ -234,7 +234,7 @@ class Controller:
 
     async def _follow_drain(self, nginx: NginxInstance) -> None:
         phase = self._publication.drain
-        self._leaving.look(phase, alone=phase == "ending" and await self._parts.reloader.is_alone(nginx))
+        await self._leaving.look(phase, lambda: self._parts.reloader.remains(nginx))
         if phase == "noticing" and self.state.drain:
             if not 0 < self.state.drain.since_unix <= steady.now():  # or the clock was set back before this process
                 self._save(drain=replace(self.state.drain, since_unix=steady.now()))

@@ -11,12 +11,14 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import aiohttp
 
 from proxyctl.model import EngineRefused
 from proxyctl.publish.nginx import Engine, NginxInstance
 from proxyctl.publish.promote import Published
+from proxyctl.publish.workers import closing
 from proxyctl.publish.workers import workers as list_workers
 
 ASK_EVERY = 0.004
@@ -34,6 +36,13 @@ GIVE_UP = 20.0
 LONGER, PATIENCE = 2, 5
 """Times what a parse takes: until nginx is asked what keeps it, and until it is signalled again, since a signal in the middle of
 a parse would only begin another one."""
+
+
+class Remains(NamedTuple):
+    """Of old workers: whether there are any and, when there are none, connections as `workers.closing` has them."""
+
+    workers: bool
+    closing: frozenset[str]
 
 
 class NotProved(Exception):  # noqa: N818
@@ -140,9 +149,10 @@ class Reloader:
         if refusals:
             raise NotProved(refusals[-1].strip(), refused=True)
 
-    async def is_alone(self, nginx: NginxInstance) -> bool:
-        """Whether no worker is there but those that take connections."""
-        return not (await self._workers(nginx))[1]
+    async def remains(self, nginx: NginxInstance) -> Remains:
+        """Workers that end are asked for first: what the last of them left is there when it has gone."""
+        ending = (await self._workers(nginx))[1]
+        return Remains(bool(ending), frozenset() if ending else await closing(self._engine, nginx))
 
     async def _check_runs(self, nginx: NginxInstance) -> None:
         raw = await self._engine.inspect_raw(nginx.id)

@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from contextlib import suppress
 from pathlib import Path
 
 from proxyctl.fileset import NginxWorker
+from proxyctl.model import EngineRefused
 from proxyctl.publish.nginx import Engine, NginxInstance
 
 TITLE = "nginx: worker process"
+TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
+ROW = re.compile(r"^ *\d+: (?P<ends>[0-9A-F]+:(?P<port>[0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4}) (?P<state>[0-9A-F]{2}) ", re.MULTILINE)
+LISTEN = "0A"
+CLOSING = frozenset({"04", "05", "09", "0B"})
+"""FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING (Linux, include/net/tcp_states.h)."""
 
 
 async def workers(engine: Engine, nginx: NginxInstance) -> list[NginxWorker]:
     """Workers of the container, with the ones that end. Cache processes and the master are not workers."""
     return [NginxWorker(pid, "shutting down" in args) for pid, args in await engine.processes(nginx.id) if args.startswith(TITLE)]
+
+
+async def closing(engine: Engine, nginx: NginxInstance) -> frozenset[str]:
+    """Connections that nginx has closed and their clients have not: the kernel may still have bytes for them. None when its image
+    cannot tell (that takes `cat`)."""
+    with suppress(EngineRefused):
+        return closing_of((await engine.execute(nginx.id, ["cat", *TABLES]))[1])
+    return frozenset()
+
+
+def closing_of(tables: str) -> frozenset[str]:
+    """`tables`: /proc/net/tcp and tcp6. Connections are named as there, by both ends. Those that nginx opened do not count."""
+    rows = list(ROW.finditer(tables))
+    listening = {row["port"] for row in rows if row["state"] == LISTEN}
+    return frozenset(row["ends"] for row in rows if row["state"] in CLOSING and row["port"] in listening)
 
 
 def end(pid: int) -> bool:

@@ -18,9 +18,7 @@ def machine(rig: Rig) -> Iterator[story.Machine]:
     try:
         yield made
     finally:
-        print(
-            made.sh("journalctl --no-pager --output cat --lines 40 --unit proxyctl; docker ps; docker logs --tail 20 nginx 2>&1")
-        )
+        print(made.sh("journalctl --no-pager --output short-precise --lines 400 | grep --invert-match proxyctl-load; docker ps"))
 
 
 @pytest.fixture(scope="module")
@@ -78,5 +76,5 @@ def test_after_a_power_cut_no_site_answers_for_another_once_proxyctl_has_publish
 @pytest.mark.usefixtures("digests")
 def test_a_reboot_waits_for_the_balancer_and_for_what_is_under_way(machine: story.Machine) -> None:
     done = story.reboot(machine)
-    assert (done.pages.losses, done.clone) == ((), "")
+    assert (done.pages.losses, done.clone) == ((), ""), done
     assert done.told_after < done.clone_after < done.down_after

@@ -287,7 +287,7 @@ async def test_a_host_is_left_in_steps_that_survive_a_restart(rig: Rig, monkeypa
     assert (rig.phase(), 'return 503 "ending' in rig.served()) == ("ending", True), "old workers have requests"
     assert waiting("requests end")
     rig.nginx.ending.clear()
-    monkeypatch.setattr(leaving, "LAST_BYTES", 0.1)
+    monkeypatch.setattr(leaving, "AT_LEAST", 0.1)
     reports.append(await rig.cycle(Wake(("requests end",))))
     assert rig.phase() == "ending", "the last bytes are on their way"
     await asyncio.sleep(0.11)
