@@ -29,8 +29,8 @@ GIVE_UP = 15.0
 QUIET, SHORT_QUIET = 5.0, 0.5
 """Seconds without a container of anybody's coming or going before each measurement. Traefik holds a change back for 2 s after the
 one before (`providersThrottleDuration`; after a removal it was late for up to 4 s), and proxyctl paces its reloads in a storm."""
-QUIET_WITHIN = 60.0
-"""A busy engine is measured as it is after so long, and the table says how often."""
+QUIET_WITHIN = 12
+"""Times that: a busy engine is measured as it is then, and the table says how often."""
 TARGET_MEDIAN = 0.060
 TARGET_RATIO = 0.1
 
@@ -79,7 +79,7 @@ class Bustle:
                 self.starts[event["Actor"]["ID"]] = at
 
     def wait_quiet(self, seconds: float) -> None:
-        end = time.monotonic() + QUIET_WITHIN
+        end = time.monotonic() + QUIET_WITHIN * seconds
         while time.time() - self.latest < seconds and time.monotonic() < end:
             time.sleep(0.1)
 
