@@ -151,8 +151,8 @@ class Reloader:
 
     async def remains(self, nginx: NginxInstance) -> Remains:
         """Workers that end are asked for first: what the last of them left is there when it has gone."""
-        ending = (await self._workers(nginx))[1]
-        return Remains(bool(ending), frozenset() if ending else await closing(self._engine, nginx))
+        serving, ending = await self._workers(nginx)
+        return Remains(bool(ending), frozenset() if ending else closing(serving))
 
     async def _check_runs(self, nginx: NginxInstance) -> None:
         raw = await self._engine.inspect_raw(nginx.id)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from proxyctl.fileset import NginxWorker
-from proxyctl.model import EngineRefused
 from proxyctl.publish.nginx import Engine, NginxInstance
 
 TITLE = "nginx: worker process"
-TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
+TABLES = ("tcp", "tcp6")
 ROW = re.compile(r"^ *\d+: (?P<ends>[0-9A-F]+:(?P<port>[0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4}) (?P<state>[0-9A-F]{2}) ", re.MULTILINE)
 LISTEN = "0A"
 CLOSING = frozenset({"04", "05", "09", "0B"})
@@ -25,16 +25,20 @@ async def workers(engine: Engine, nginx: NginxInstance) -> list[NginxWorker]:
     return [NginxWorker(pid, "shutting down" in args) for pid, args in await engine.processes(nginx.id) if args.startswith(TITLE)]
 
 
-async def closing(engine: Engine, nginx: NginxInstance) -> frozenset[str]:
-    """Connections that nginx has closed and their clients have not: the kernel may still have bytes for them. None when its image
-    cannot tell (that takes `cat`)."""
-    with suppress(EngineRefused):
-        return closing_of((await engine.execute(nginx.id, ["cat", *TABLES]))[1])
+def closing(pids: Iterable[int]) -> frozenset[str]:
+    """Connections that nginx has closed and their clients have not: the kernel may still have bytes for them. None when this process
+    sees none of `pids`, its workers (that takes the host's process numbers).
+    """
+    for pid in pids:
+        with suppress(OSError):
+            if _is_worker(pid):
+                tables = (Path(f"/proc/{pid}/net/{name}") for name in TABLES)
+                return closing_of("".join(table.read_text(encoding="ascii") for table in tables if table.exists()))
     return frozenset()
 
 
 def closing_of(tables: str) -> frozenset[str]:
-    """`tables`: /proc/net/tcp and tcp6. Connections are named as there, by both ends. Those that nginx opened do not count."""
+    """`tables`: tcp and tcp6 of /proc/net. Connections are named as there, by both ends. Those that nginx opened do not count."""
     rows = list(ROW.finditer(tables))
     listening = {row["port"] for row in rows if row["state"] == LISTEN}
     return frozenset(row["ends"] for row in rows if row["state"] in CLOSING and row["port"] in listening)
@@ -58,9 +62,14 @@ def _send(pid: int, number: int) -> bool:
     with suppress(OSError):
         process = os.pidfd_open(pid)
         try:
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(TITLE.encode()):
+            if _is_worker(pid):
                 signal.pidfd_send_signal(process, number)
                 return True
         finally:
             os.close(process)
     return False
+
+
+def _is_worker(pid: int) -> bool:
+    """Raises OSError when this process cannot see it."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(TITLE.encode())

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.load import Load
-from tests.rig import BACKEND, Controller, Rig, until
+from tests.rig import BACKEND, Box, Controller, Rig, until
 
 
 @pytest.fixture
@@ -145,3 +149,32 @@ def test_a_missing_image_and_a_taken_port_are_said_in_words(rig: Rig) -> None:
     box.remove()
     until(lambda: blocked.records("live") or blocked.records("recovered"), 15, "the controller to go on by itself")
     blocked.stop()
+
+
+def test_a_client_that_is_slow_at_the_end_has_all_of_it_before_the_host_is_drained(served: Controller, rig: Rig) -> None:
+    """nginx is stopped when the host is drained, as a shutdown does it. What it had handed to the kernel is read 5 s later."""
+    nginx, size, left, said, came = Box(rig.client, served.nginx, served.nginx), 3_000_000, 60_000, list[str](), bytearray()
+    program: list[str | Path] = [Path(sys.executable).with_name("proxyctl"), "--config", served.config]
+
+    def leave() -> None:
+        drain = [*program, "host", "drain", "--notice", "0s"]
+        said.append(subprocess.run(drain, capture_output=True, text=True, timeout=60, check=False).stdout)
+        nginx.stop()
+
+    leaving = threading.Thread(target=leave)
+    with socket.socket() as client:
+        client.settimeout(20)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
+        client.connect((nginx.address, 80))
+        client.sendall(f"GET /bytes?n={size} HTTP/1.1\r\nHost: site.example\r\nConnection: close\r\n\r\n".encode())
+        came += client.recv(10_000)
+        leaving.start()
+        until(lambda: served.ask("ready.proxyctl.invalid", "/-/ready").body.startswith("ending"), 10, "a worker that ends")
+        while len(came) < size - left:
+            came += client.recv(10_000)
+        time.sleep(5.0)
+        while more := client.recv(10_000):
+            came += more
+    leaving.join()
+    assert len(came.partition(b"\r\n\r\n")[2]) == size, said
+    assert "drained after" in said[0]
