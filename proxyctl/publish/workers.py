@@ -26,8 +26,8 @@ async def workers(engine: Engine, nginx: NginxInstance) -> list[NginxWorker]:
 
 
 def closing(pids: Iterable[int]) -> frozenset[str]:
-    """Connections that nginx has closed and their clients have not: the kernel may still have bytes for them. None when this process
-    sees none of `pids`, its workers (that takes the host's process numbers).
+    """Connections that nginx has closed and their clients have not: the kernel may still have bytes for them. None when this
+    process sees none of `pids`, its workers (that takes the host's process numbers).
     """
     for pid in pids:
         with suppress(OSError):
