@@ -93,7 +93,7 @@ class Discovery(_Section, frozen=True, kw_only=True):
 class Health(_Section, frozen=True, kw_only=True):
     interval: Seconds = Seconds(5)
     timeout: Seconds = Seconds(2)
-    rise: int = 2
+    rise: int = 1
     fall: int = 2
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from proxyctl.model import Target
@@ -17,29 +17,41 @@ class ConfigPart:
 
     source: str
     """The host, or `file own.conf`."""
-    text: str
+    body: str
+    """Its server block, or all of a hand-written file."""
     forms: tuple[str, ...]
     """Digests of what nginx must have accepted within the same frame, one of them: names, target addresses, ports and weights do
     not change them. The first is its own; a place without targets is known from the form with targets too."""
+    upstreams: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.upstreams + self.body
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """Parts that are written as one file, since thousands of files cost more than they are worth."""
+    """Parts that are written as one file, since thousands of files cost more than they are worth. Upstreams come first: nginx
+    goes through all that it has for each name, sooner when they lie close together (10,000 hosts: `nginx -t` 1.80 s, 1.94 s with
+    each host's own before it; 1.31.3)."""
 
     parts: tuple[ConfigPart, ...]
 
     @property
     def text(self) -> str:
-        return "".join(part.text for part in self.parts)
+        return "".join(text for _, text in self._blocks())
 
     def source_at(self, line: int) -> str:
         """Which part has this line, counted from 1."""
-        for part in self.parts:
-            line -= part.text.count("\n")
+        for source, text in self._blocks():
+            line -= text.count("\n")
             if line <= 0:
-                return part.source
+                return source
         return self.parts[-1].source
+
+    def _blocks(self) -> Iterator[tuple[str, str]]:
+        yield from ((part.source, part.upstreams) for part in self.parts)
+        yield from ((part.source, part.body) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ LONG_PARSE, CROWD, FEW = 0.5, 0.01, 10
 """Seconds; share of all targets; targets that are no crowd, however few there are."""
 PARSES = 2
 """What a crowd may take, in parses: being published in parts costs one more."""
-LOOK_EVERY = 0.05
+LOOK_EVERY = 0.02
 """Seconds between two looks at who has been asked by now."""
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import cast
 
 from proxyctl.model import (
@@ -21,12 +21,11 @@ from proxyctl.model import (
     VirtualHost,
 )
 from proxyctl.plan import labels, ownership
+from proxyctl.plan.asked import Asked, Register, hosts_of
 from proxyctl.plan.ownership import PRESENT, Claim
 from proxyctl.plan.routes import (
     HOPEFUL,
-    Asked,
     Inputs,
-    age,
     claim_of,
     has_stand_in,
     is_young,
@@ -47,6 +46,8 @@ def plan(inputs: Inputs) -> Plan:
 
 
 NOBODY = frozenset[tuple[str, str]]()
+AGE = attrgetter("age")
+NO_NETWORKS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +74,18 @@ class Planner:
         self._containers: Mapping[str, Container] = {}
         self._standing: Mapping[ProbeKey, ProbeResult] = {}
         self._stopping: frozenset[str] = frozenset()
-        self._asked: dict[str, Asked] = {}
+        self._nginx_in: Mapping[str, str] = NO_NETWORKS
+        self._register = Register()
         self._has_asked = False
         self._asked_anew: set[str] = set()
         """Hosts that containers which were read anew ask for, and that have not been decided since."""
         self._lent: frozenset[str] = frozenset()
         """Ids of containers that live in the network of another one: they change with that."""
-        self._askers: dict[str, tuple[str, ...]] = {}
-        """Host -> ids of the containers that ask for it."""
-        self._services: dict[str, tuple[str, ...]] = {}
-        """Service -> ids of its containers."""
-        self._labelled: Counter[str] = Counter()
-        """Service -> how many of its containers have a version."""
         self._stirred: set[str] = set()
         """Services of which something has changed since they were last asked for."""
         self._shares: Mapping[str, Shares] = {}
         self._maintenance: frozenset[str] = frozenset()
         self._founders: dict[str, Claim] = {}
-        self._networks: Counter[str] = Counter()
-        self._probes: dict[ProbeKey, Probe] = {}
         self._hosts: dict[str, _Host] = {}
         self._restless: dict[str, float] = {}
         """Hosts that time alone can change -> when the next grace of theirs ends (unix)."""
@@ -111,7 +105,7 @@ class Planner:
         """What has to be done before anything is decided: networks that nginx must be in, and targets that must be asked."""
         self._ask(inputs)
         known = self._plan if not self._has_asked else None
-        return frozenset(+self._networks), known.probes.values() if known else tuple(self._probes.values())
+        return self._register.networks, known.probes.values() if known else tuple(self._register.probes.values())
 
     def plan(self, inputs: Inputs) -> Plan:
         """One decision. Inputs are compared with those before by identity first: what is the same object costs nothing."""
@@ -125,8 +119,8 @@ class Planner:
         before = {host: self._owners.get(host) for host in hosts}
         for host in sorted(hosts):  # so that all of them, in the order in which they came, are nearly sorted
             self._decide(host, inputs)
-            if self._labelled:
-                self._stirred.update([self._asked[each].service for each in self._askers.get(host, ())])
+            if self._register.labelled:
+                self._stirred.update([asked.service for asked in self._register.askers(host)])
         for index in (self._coming, self._holding, self._restless):
             if not index:
                 index.clear()  # which gives its memory back: at a start, every host was in it
@@ -145,64 +139,49 @@ class Planner:
             ids |= {key[0].container_id for key in before.keys() - now.keys()}
             self._standing = dict(now)
         self._stopping = inputs.snapshot.stopping
-        return {host for each in ids if each in self._asked for host in self._asked[each].hosts}
+        asked = self._register.by_id
+        return {host for each in ids if each in asked for host in asked[each].hosts}
 
     def _ask(self, inputs: Inputs) -> None:
         """Reads the labels of containers that are new or have changed, and notes the hosts that this concerns."""
-        around = (inputs.nginx, inputs.defaults, inputs.join, inputs.unjoinable, inputs.claims, inputs.own_ports)
+        nginx = replace(inputs.nginx, networks=NO_NETWORKS)
+        around = (nginx, inputs.defaults, inputs.join, inputs.unjoinable, inputs.claims, inputs.own_ports)
         if around != self._around:
             self._forget()
             self._around = around
         if inputs.defaults != self._read_with:
             self._parsed.clear()
             self._read_with = inputs.defaults
-        now, before = inputs.snapshot.containers, self._containers
-        if now == before:
+        now, before, networks = inputs.snapshot.containers, self._containers, inputs.nginx.networks
+        if now == before and networks == self._nginx_in:
             return
         self._has_asked = True
         changed = {each for each, container in now.items() if before.get(each) is not container and before.get(each) != container}
         changed |= before.keys() - now.keys()
         changed |= self._lent
+        if networks != self._nginx_in:
+            changed |= {each for each, asked in self._register.by_id.items() if not asked.is_reached_in(networks)}
+            self._nginx_in = networks
         hosts: set[str] = set()
         services: set[str] = set()
         for each in changed:
-            old = self._asked.pop(each, None)
+            old = self._register.take(each)
             new = self._read(inputs, now[each]) if each in now else None
             if new is None:
                 self._parsed.pop(each, None)
             for asked in filter(None, (old, new)):
-                hosts |= asked.hosts
+                hosts.update(asked.hosts)
                 services.add(asked.service)
-            self._index(each, old, new)
+            if new:
+                self._register.put(new)
         self._stirred |= services
-        self._lent = frozenset(each for each in self._lent | changed if each in self._asked and self._asked[each].is_lent)
+        known = self._register.by_id
+        self._lent = frozenset(each for each in self._lent | changed if each in known and known[each].is_lent)
         for service in services - {""}:
             self._founders.pop(service, None)
-            hosts |= {host for each in self._services.get(service, ()) for host in self._asked[each].hosts}
+            hosts |= self.hosts(service)
         self._containers = now
         self._asked_anew |= hosts
-
-    def _index(self, each: str, old: Asked | None, new: Asked | None) -> None:
-        if old:
-            self._networks.subtract(old.networks)
-            for probe in old.probes:
-                del self._probes[probe.key]
-            if old.version is not None:
-                self._labelled -= Counter({old.service: 1})
-            for index, keys in ((self._askers, old.hosts), (self._services, {old.service} - {""})):
-                for key in keys:
-                    index[key] = tuple(other for other in index[key] if other != each)
-                    if not index[key]:
-                        del index[key]
-        if new:
-            self._asked[each] = new
-            self._networks.update(new.networks)
-            self._probes |= {probe.key: probe for probe in new.probes}
-            if new.version is not None:
-                self._labelled[new.service] += 1
-            for index, keys in ((self._askers, new.hosts), (self._services, {new.service} - {""})):
-                for key in keys:
-                    index[key] = (*index.get(key, ()), each)
 
     def _reowned(self, inputs: Inputs) -> set[str]:
         """Hosts whose owners are given otherwise than they were decided here."""
@@ -228,15 +207,15 @@ class Planner:
 
     def hosts(self, service: str) -> frozenset[str]:
         """That its containers ask for."""
-        return frozenset(host for each in self._services.get(service, ()) for host in self._asked[each].hosts)
+        return frozenset(host for asked in self._register.replicas(service) for host in asked.hosts)
 
     def has(self, service: str) -> bool:
         """Whether it has containers."""
-        return service in self._services
+        return any(True for _ in self._register.replicas(service))
 
     def is_versioned(self, service: str) -> bool:
         """Whether any container of it has a version."""
-        return self._labelled.get(service, 0) > 0
+        return self._register.labelled.get(service, 0) > 0
 
     def stirred(self) -> set[str]:
         """Services of which something has changed since the last call."""
@@ -251,7 +230,7 @@ class Planner:
 
     def replicas(self, inputs: Inputs, service: str) -> tuple[Replica, ...]:
         """Its containers with their versions. Who asks to be one and may not be served anywhere is none."""
-        found = (self._replica(inputs, self._asked[each]) for each in self._services.get(service, ()))
+        found = (self._replica(inputs, asked) for asked in self._register.replicas(service))
         return tuple(replica for replica in found if replica)
 
     def _replica(self, inputs: Inputs, asked: Asked) -> Replica | None:
@@ -281,7 +260,7 @@ class Planner:
         """Whether the versions that carry the service's traffic are there and do not ask for this place."""
         if shares is None or not group or any((claim.spec.version or "") in shares for claim in group):
             return False
-        others = [self._asked[each] for each in self._services.get(group[0].spec.service, ())]
+        others = self._register.replicas(group[0].spec.service)
         return any((asked.version or "") in shares and asked.container.state in PRESENT for asked in others)
 
     # ------------------------------------------------------------ what is decided
@@ -297,17 +276,17 @@ class Planner:
             claims.append(claim)
             if claim.target and claim.target != PENDING:
                 probes.append(probe_of(claim, claim.target))
-        return Asked(container, tuple(rejections), tuple(claims), tuple(probes), tuple(networks))
+        return Asked(container, hosts_of(claims), tuple(rejections), tuple(claims), tuple(probes), tuple(networks))
 
     def _founder(self, service: str) -> Claim:
         if service not in self._founders:
-            claims = (claim for each in self._services[service] for claim in self._asked[each].claims)
+            claims = (claim for asked in self._register.replicas(service) for claim in asked.claims)
             self._founders[service] = min(claims, key=ownership.seniority)
         return self._founders[service]
 
     def _decide(self, host: str, inputs: Inputs) -> None:
         """Everything about one host."""
-        askers = sorted((self._asked[each] for each in self._askers.get(host, ())), key=age)
+        askers = sorted(self._register.askers(host), key=AGE)
         places: dict[str, list[Claim]] = {}
         for asked in askers:
             for claim in asked.claims:
@@ -347,7 +326,7 @@ class Planner:
             vhost=vhost,
             ahead=_as_before(before, ahead) if coming else vhost,
             rejections=tuple(court.rejections),
-            admitted=self._admitted(owned) if self._labelled else NOBODY,
+            admitted=self._admitted(owned) if self._register.labelled else NOBODY,
         )
         if young or any(owner.lost_unix for owner in owners.values()):
             self._restless[host] = min(
@@ -369,7 +348,7 @@ class Planner:
         for host in sorted(self._rejecting):
             for rejection in self._hosts[host].rejections:
                 told.setdefault((rejection.container_id, rejection.route), rejection)
-        probes = self._plan.probes if self._plan and not asked else dict(self._probes)
+        probes = self._plan.probes if self._plan and not asked else dict(self._register.probes)
         if hosts:
             owners = dict(self._owners_flat)
             for host in hosts:
@@ -382,7 +361,7 @@ class Planner:
             ahead=ahead,
             rejections=(*self._refused(), *told.values()),
             probes=probes,
-            networks=frozenset(+self._networks),
+            networks=self._register.networks,
             owners=self._owners_flat,
             holding=len(self._holding),
             until_unix=min(self._restless.values(), default=math.inf),
@@ -390,7 +369,7 @@ class Planner:
 
     def _refused(self) -> Iterator[Rejection]:
         """What containers ask for and cannot have. That nginx cannot reach one which ends is no mistake of its labels."""
-        for asked in sorted((each for each in self._asked.values() if each.rejections), key=age):
+        for asked in sorted((each for each in self._register.by_id.values() if each.rejections), key=AGE):
             ends = asked.container.id in self._stopping
             yield from (one for one in asked.rejections if not (ends and one.reason == "unreachable"))
 

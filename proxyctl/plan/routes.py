@@ -31,7 +31,7 @@ from proxyctl.model import (
 from proxyctl.plan import labels, ownership
 from proxyctl.plan.ownership import Claim, ClaimRule
 from proxyctl.plan.targets import ALIVE, PENDING, Reached, Unreachable, reach
-from proxyctl.versions import ANSWERS, ReplicaState, Shares, Version
+from proxyctl.versions import ANSWERS, ReplicaState, Shares
 
 WARM_UP = 3.0
 """Seconds that a new place is left out (404) while its first target warms up, so that a start is one reload; then it is 503."""
@@ -61,39 +61,6 @@ class Inputs:
     """Service -> its versions that carry traffic. Of a service that is not in it, all containers do."""
     maintenance: frozenset[str]
     """Services that are answered with 503 by their operator's wish."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What one container asks for."""
-
-    container: Container
-    rejections: tuple[Rejection, ...] = ()
-    claims: tuple[Claim, ...] = ()
-    probes: tuple[Probe, ...] = ()
-    networks: tuple[str, ...] = ()
-
-    @property
-    def is_lent(self) -> bool:
-        """Whether its network is another container's."""
-        return self.container.network_mode.startswith("container:")
-
-    @property
-    def hosts(self) -> frozenset[str]:
-        return frozenset(host for claim in self.claims for host in claim.route.hosts)
-
-    @property
-    def service(self) -> str:
-        return self.claims[0].spec.service if self.claims else ""
-
-    @property
-    def version(self) -> Version | None:
-        return self.claims[0].spec.version if self.claims else None
-
-
-def age(asked: Asked) -> tuple[float, str]:
-    """What the elder has less of."""
-    return (asked.container.created_unix, asked.container.id)
 
 
 def is_young(inputs: Inputs, claim: Claim) -> bool:

@@ -223,7 +223,7 @@ class Renderer:
         elif not all(location.serving for location in vhost.locations):
             forms.append(self._server(vhost, _all)[1])
         group = _digest(vhost.host)[:GROUP_DIGITS] if self._shipped else vhost.host
-        return _Made(vhost, ConfigPart(vhost.host, "".join(upstreams) + text, tuple(forms)), group)
+        return _Made(vhost, ConfigPart(vhost.host, text, tuple(forms), "".join(upstreams)), group)
 
     def _server(self, vhost: VirtualHost, alive: Callable[[Location], bool]) -> tuple[str, str]:
         """The text, and its form."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxyctl.model import Container, ContainerState, Neighbours, Owner, Plan, ProbeResult, Snapshot
+from proxyctl.model import Container, ContainerState, Neighbours, Owner, Plan, ProbeResult, PublishedPort, Snapshot
 from proxyctl.plan import ownership, planner, routes
 from tests.unit import hostile, make
 from tests.unit.make import NOW, container, decide, places, refusals, serving
@@ -358,6 +359,33 @@ def test_a_planner_that_remembers_decides_as_one_that_does_not(happened: list[tu
         assert plan == anew.plan(inputs)
         assert versions_of(remembering, inputs) == versions_of(anew, inputs)
         owned = plan.owners
+
+
+WHEREVER: dict[str, dict[str, Any]] = {
+    "in one network": {"networks": {"front": "10.0.0.2"}},
+    "in two": {"networks": {"back": "10.1.0.2", "front": "10.0.0.2"}},
+    "in two, told in another order": {"networks": {"front": "10.0.0.2", "back": "10.1.0.2"}},
+    "in two, of which the labels name one": {"networks": {"back": "10.1.0.2", "front": "10.0.0.2"}, "said": {"network": "front"}},
+    "by a published port": {"networks": {"own": "10.2.0.2"}, "published": (PublishedPort(80, "", 8080),)},
+    "in the host's network": {"networks": {"host": ""}, "mode": "host"},
+    "in another one's network": {"networks": {}, "mode": "container:id-first"},
+    "nowhere": {"networks": {}},
+}
+NETWORKS = [{}, {"front": "10.0.0.1"}, {"back": "10.1.0.1"}, {"back": "10.1.0.1", "front": "10.0.0.1"}]
+
+
+@pytest.mark.parametrize("join", [True, False])
+@pytest.mark.parametrize("where", WHEREVER)
+def test_when_nginx_is_put_into_networks_and_out_of_them_the_rest_is_as_it_would_be(where: str, join: bool) -> None:
+    more = dict(WHEREVER[where])
+    box = container("web", {"host": "b.example"} | more.pop("said", {}), **more)
+    for before, after in itertools.product(NETWORKS, NETWORKS):
+        inputs = replace(make.inputs(make.snapshot([FIRST, box]), {}), nginx=make.view(networks=before), join=join)
+        remembering = planner.Planner()
+        remembering.needs(inputs)
+        remembering.plan(inputs)
+        inputs = replace(inputs, nginx=make.view(networks=after))
+        assert remembering.plan(inputs) == planner.plan(inputs), (before, after)
 
 
 def test_what_was_to_come_is_the_same_object_when_it_has_come() -> None:

@@ -52,9 +52,9 @@ def test_the_object_that_nginx_names_is_the_culprit() -> None:
 
 
 def test_of_an_object_with_several_hosts_it_is_the_one_that_has_the_line() -> None:
-    parts = (ConfigPart("a", "1\n2\n", ()), ConfigPart("b", "3\n", ()), ConfigPart("c", "4\n5\n", ()))
+    parts = (ConfigPart("a", "1\n2\n", (), "3\n"), ConfigPart("b", "4\n", ()), ConfigPart("c", "5\n6\n", (), "7\n8\n"))
     crowd = replace(DRAFT, objects={name_of("crowd"): ConfigFile(parts)})
-    for line, source in enumerate("aabcc", 1):
+    for line, source in enumerate("accaabcc", 1):
         reason = f"unknown directive in /etc/proxyctl/conf/objects/{name_of('crowd')}:{line}"
         assert quarantine.culprits(reason, crowd, None) == Suspects(frozenset({source}))
     assert quarantine.culprits(f"/objects/{name_of('crowd')} is odd", crowd, None) == Suspects(frozenset("abc"))
