@@ -7,7 +7,7 @@ import time
 import pytest
 from docker.types import IPAMConfig, IPAMPool
 
-from tests.rig import Controller, Rig
+from tests.rig import Controller, Rig, free_port
 
 
 def networks_of(rig: Rig, controller: Controller) -> set[str]:
@@ -69,8 +69,6 @@ def test_the_network_label_decides(rig: Rig, controller: Controller) -> None:
 
 
 def test_the_network_of_the_host_is_reached(rig: Rig, controller: Controller) -> None:
-    from tests.rig import free_port
-
     port = free_port()
     rig.run_container({"host": "hostnet.example", "port": str(port)}, name="hostnet", network="host", args=["--port", str(port)])
     controller.wait_for("hostnet.example", backend="hostnet")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from proxyctl.model import Probe, ProbeResult
 from proxyctl.observe.probes import Prober
 from tests.unit import make
+
+NEEDS_IPV6 = pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
 
 UNASKED = ProbeResult("warming", "", 0.0)
 
@@ -76,9 +80,3 @@ def http(server: Server, **more: Any) -> Probe:
 
 def tcp(server: Server, **more: Any) -> Probe:
     return make.probe(server.port, "tcp", **({"rise": 1, "fall": 1, "interval": 0.02} | more))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from proxyctl.serve.changes import Changes
 from proxyctl.serve.front import Front
 from proxyctl.serve.history import History
 from proxyctl.versions import Illegal, Told, Word
+from tests.rig import free_port
 from tests.unit import make
 
 DIGEST = "d" * 32
@@ -182,12 +182,6 @@ def _toml(data: Mapping[str, Mapping[str, Any]]) -> bytes:
     for section, keys in data.items():
         lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
     return "\n".join(lines).encode()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager

@@ -16,9 +16,10 @@ from proxyctl.plan.vhosts import Renderer
 from proxyctl.publish import test as testing
 from proxyctl.publish.draft import Drafts
 from proxyctl.publish.nginx import NginxInstance
+from tests.rig import free_port
 from tests.unit import bench, make, nginx_tree
 from tests.unit.make import location, routed, table
-from tests.unit.test_nginx_accepts import binary, free_port, here
+from tests.unit.test_nginx_accepts import binary, here
 from tests.unit.test_shapes import changed, known, own
 
 SITES = [(host, location("/", routed())) for host in ("blog.example", "git.example", "wiki.example")]

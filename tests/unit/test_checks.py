@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from proxyctl.model import HealthType, Target
+from tests.rig import free_port
 from tests.unit import make
-from tests.unit.asked import Server, Watching, free_port, http, tcp
+from tests.unit.asked import NEEDS_IPV6, Server, Watching, http, tcp
 
 # ---------------------------------------------------------------- one check
 
@@ -79,7 +79,7 @@ async def test_tcp_asks_for_a_connection_and_sends_nothing(server: Server, watch
     assert (server.connections, server.heads) == (1, [])
 
 
-@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+@NEEDS_IPV6
 @pytest.mark.parametrize("kind", ["http", "tcp"])
 async def test_an_ipv6_target_is_reached(kind: HealthType, watching: Watching) -> None:
     server = Server()

@@ -12,8 +12,7 @@ from proxyctl import leaving
 from proxyctl.publish.reload import Remains
 from proxyctl.publish.workers import TABLES, closing_of
 from tests.rig import LOOPBACK, until
-
-NO_IPV6 = pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+from tests.unit.asked import NEEDS_IPV6
 
 
 class Host:
@@ -69,7 +68,7 @@ async def test_drained_stays_drained_and_is_not_asked_for_again(host: Host) -> N
     assert host.asked == asked
 
 
-@pytest.mark.parametrize("family", [socket.AF_INET, pytest.param(socket.AF_INET6, marks=NO_IPV6)])
+@pytest.mark.parametrize("family", [socket.AF_INET, pytest.param(socket.AF_INET6, marks=NEEDS_IPV6)])
 def test_the_kernel_says_which_connections_are_not_over(family: socket.AddressFamily) -> None:
     """Of real ones: one that was closed and is not read, and one that was closed by its client first."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import socket
 import subprocess
 from pathlib import Path
 
@@ -12,7 +11,9 @@ import pytest
 
 from proxyctl.model import RouteTable, Scheme
 from proxyctl.plan.vhosts import NginxSettings
+from tests.rig import free_port
 from tests.unit import make, nginx_tree
+from tests.unit.asked import NEEDS_IPV6
 from tests.unit.make import location, routed, table
 
 
@@ -21,12 +22,6 @@ def binary() -> Path:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent / "bin" / "linux-x86_64" / "nginx"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def here(text: str, directory: Path, port: int) -> str:
@@ -107,7 +102,7 @@ def test_nginx_accepts_a_boot_that_has_published_nothing(tmp_path: Path) -> None
     assert refusal(make.site(), tmp_path, how=make.settings(wait_after_boot=True)) == ""
 
 
-@pytest.mark.skipif(not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+@NEEDS_IPV6
 def test_nginx_accepts_ipv6(tmp_path: Path) -> None:
     assert refusal(make.site(), tmp_path, ipv6=True) == ""
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from proxyctl.model import RouteTable
+from tests.rig import free_port
 from tests.unit import make, nginx_tree
 from tests.unit.make import location, routed, table
-from tests.unit.test_nginx_accepts import binary, free_port, here
+from tests.unit.test_nginx_accepts import binary, here
 
 REQUESTS = {
     "a plain name": (b"GET / HTTP/1.1\r\nHost: A.example\r\n", "a.example"),
