@@ -206,7 +206,7 @@ class Controller:
             await leaving
             self.plan = replace(plan, rejections=plan.rejections + self._publication.acceptance.rejections(plan.ahead))
         self._roll_on(nginx, plan)
-        self._remember(plan, fileset)
+        self._remember(course, plan, fileset)
         self._stops.begin(self.rollouts.to_stop & self.rollouts.retiring)
         self.rollouts.to_stop.clear()
         if plan.ahead is not plan.table:
@@ -215,8 +215,7 @@ class Controller:
         if plan.holding:
             self._timers.later(1.0, "warming up")
         if plan.until_unix < math.inf:
-            ends = math.ceil(plan.until_unix / GRACES_END) * GRACES_END
-            self._timers.later(max(0.0, ends - steady.now()) + 0.01, "the end of a grace")
+            self._timers.at(math.ceil(plan.until_unix / GRACES_END) * GRACES_END, "the end of a grace")
 
     async def _read(self, wake: Wake) -> NginxInstance:
         """Takes in what the containers are and, at the same time, what nginx is."""
@@ -238,7 +237,7 @@ class Controller:
         if phase == "noticing" and self.state.drain:
             if not 0 < self.state.drain.since_unix <= steady.now():  # or the clock was set back before this process
                 self._save(drain=replace(self.state.drain, since_unix=steady.now()))
-            self._timers.later(drain.ends(self.state.drain) - steady.now() + 0.01, "the balancer has noticed")
+            self._timers.at(drain.ends(self.state.drain), "the balancer has noticed")
         elif phase == "ending" and not self._leaving.drained:
             self._timers.later(0.5, "requests end")
 
@@ -264,9 +263,7 @@ class Controller:
             rollouts.turn(self._planner, self._inputs(nginx), now, self._publication.retirement.known, self.published)
             if rollouts.shares is not before:
                 self._timers.later(0.0, "the next version")
-        end = rollouts.next(now)
-        if end < math.inf:
-            self._timers.later(end - now + 0.01, "a rollout goes on")
+        self._timers.at(rollouts.next(now), "a rollout goes on")
         if rollouts.draining:
             self._timers.later(rollouts.look_after(now), "old workers")
 
@@ -371,11 +368,14 @@ class Controller:
     def _intend(self, table: RouteTable) -> None:
         """Saves what nginx is about to be told beside what it knows, so that a crash before the proof forgets no target."""
         _, new = identity.between(self.published.vhosts, table.vhosts)
-        news = set(generations.carrying(new)).difference(self.state.live_targets)
+        news = sorted(set(generations.carrying(new)).difference(self.state.live_targets))
         if news:
-            self._save(live_targets=(*self.state.live_targets, *sorted(news)))
+            self._parts.store.intend(news)
+            self.state = replace(self.state, live_targets=(*self.state.live_targets, *news))
 
-    def _remember(self, plan: Plan, fileset: FileSet) -> None:
+    def _remember(self, course: Course, plan: Plan, fileset: FileSet) -> None:
+        if plan.holding and course.result != "live":
+            return  # what waits for its first target is remembered when it goes live, with or without one
         serving = self.state.live_targets
         if self._remembered is not self.published:
             self._remembered = self.published

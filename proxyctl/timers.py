@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
+from proxyctl import steady
 from proxyctl.report import Wake
 
 RETRY_AFTER = 3.0
@@ -25,6 +27,11 @@ class Timers:
                 return
             timer.cancel()
         self._timers[reason] = loop.call_later(seconds, self._post, Wake((reason,), relist=relist))
+
+    def at(self, unix: float, reason: str) -> None:
+        """Just after this time by `steady.now`; infinite: never."""
+        if unix < math.inf:
+            self.later(max(0.0, unix - steady.now()) + 0.01, reason)
 
     def try_again(self, *, failed: bool) -> None:
         """A cycle that failed may have swallowed an event: everything is read anew, soon at first and then less often."""

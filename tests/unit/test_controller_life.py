@@ -11,9 +11,10 @@ import pytest
 
 from proxyctl import leaving, publication
 from proxyctl.model import EngineEvent, EngineUnavailable, Neighbours
+from proxyctl.plan import routes
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.report import Wake
-from proxyctl.state import State
+from proxyctl.state import State, StateStore
 from proxyctl.versions import Word
 from tests.unit import bench, make
 from tests.unit.controlled import API, RELIST, WEB, Rig, policy, site, waiting
@@ -165,6 +166,8 @@ async def test_a_controller_that_died_between_the_rename_and_the_signal_goes_on_
         async with asyncio.timeout(0.1):
             await rig.cycle(RELIST, API)
     assert rig.reference.current() != rig.nginx.running
+    known = StateStore(rig.engine.directory / "state").load().live_targets
+    assert {target.container_id for target, _ in known} == {WEB.id, API.id}, "nginx may know both"
     rig.nginx.ignores = lambda _: False
     rig.build()
     rig.reports.clear()
@@ -172,6 +175,20 @@ async def test_a_controller_that_died_between_the_rename_and_the_signal_goes_on_
     assert rig.reports[0].result == "live"
     assert rig.nginx.running == rig.reference.current()
     assert "api.example" in rig.served()
+
+
+async def test_what_waits_for_its_first_target_is_written_down_when_it_goes_live(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 10,000 containers each writing is 4 MB."""
+    await rig.live(WEB)
+    before = rig.store.load()
+    slow = site("slow", said={"health.type": "tcp", "port": "1"}, address="127.0.0.1")
+    assert (await rig.cycle(RELIST, slow)).result == "unchanged"
+    assert rig.store.load() == before
+    monkeypatch.setattr(routes, "WARM_UP", 0.0)
+    assert (await rig.cycle()).result == "live"
+    assert "slow.example" in rig.store.load().owners
 
 
 async def test_the_owner_of_a_host_is_the_same_after_a_restart(rig: Rig) -> None:

@@ -16,6 +16,7 @@ from proxyctl.state import PORTABLE, HeldByAnother, State, StateStore, exported,
 from tests.unit import crash
 
 TARGET = Target("id-web", "endpoint", "10.0.0.5", 80)
+SECOND, THIRD = ((replace(TARGET, container_id=name), "default") for name in ("id-second", "id-third"))
 OLD = State("a" * 32, {"a.example/": Owner("web")}, "digest-1", ((TARGET, "default"),), frozenset({"front"}))
 NEW = State("a" * 32, {"a.example/": Owner("web", "project", 12.5), "b.example/git": Owner("git")}, "digest-2")
 
@@ -131,6 +132,44 @@ def test_a_crash_while_a_torn_file_is_replaced_does_not_lose_the_one_before(erro
     for _ in crash.everywhere(lambda: store.save(found), error):
         assert read(tmp_path) == OLD
     assert read(tmp_path) == OLD
+
+
+def test_what_is_intended_is_known_until_more_is_saved(tmp_path: Path) -> None:
+    store = store_of(tmp_path, OLD)
+    for target in (SECOND, THIRD):  # the second time nothing was saved in between
+        store.intend([target])
+    assert read(tmp_path).live_targets == (*OLD.live_targets, SECOND, THIRD)
+    store.save(NEW)
+    assert read(tmp_path) == NEW
+    store.intend([THIRD])
+    again = StateStore(tmp_path)
+    assert again.load() == replace(NEW, live_targets=(THIRD,))
+    again.intend([SECOND])
+    assert read(tmp_path) == replace(NEW, live_targets=(THIRD, SECOND))
+
+
+@pytest.mark.parametrize("error", [OSError, crash.PowerCut])
+def test_a_crash_at_any_step_of_intending_forgets_nothing(error: type[BaseException], tmp_path: Path) -> None:
+    store = store_of(tmp_path, OLD)
+    store.intend([SECOND])
+    for _ in crash.everywhere(lambda: store.intend([THIRD]), error):
+        assert read(tmp_path).live_targets in ((*OLD.live_targets, SECOND), (*OLD.live_targets, SECOND, THIRD))
+    for _ in crash.everywhere(lambda: store.save(NEW), error):
+        assert read(tmp_path) in (
+            replace(OLD, live_targets=(*OLD.live_targets, SECOND, THIRD)),
+            replace(NEW, live_targets=(SECOND, THIRD)),
+            NEW,
+        )
+    assert read(tmp_path) == NEW
+
+
+def test_intentions_that_are_torn_are_told_and_the_state_is_read(tmp_path: Path) -> None:
+    store_of(tmp_path, OLD).intend([SECOND])
+    (tmp_path / "state.intended.json").write_text("torn")
+    store = StateStore(tmp_path)
+    assert store.load() == OLD
+    assert [note.partition(":")[0] for note in store.notes] == [f"{tmp_path}/state.intended.json is not usable"]
+    assert not store.doubtful
 
 
 def test_a_directory_belongs_to_one_controller(tmp_path: Path) -> None:
