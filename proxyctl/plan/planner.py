@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import attrgetter
 from typing import cast
 
+from proxyctl import identity
 from proxyctl.model import (
     Container,
     Owner,
@@ -134,9 +136,10 @@ class Planner:
         """Hosts whose targets have another standing."""
         ids = set(inputs.snapshot.stopping ^ self._stopping)
         before, now = self._standing, inputs.standing
-        if now != before:
-            ids |= {key[0].container_id for key, result in now.items() if before.get(key) is not result}
-            ids |= {key[0].container_id for key in before.keys() - now.keys()}
+        gone, new = identity.between(before.values(), now.values())
+        if gone or new:
+            other = set(map(id, chain(gone, new)))
+            ids |= {key[0].container_id for key, result in chain(before.items(), now.items()) if id(result) in other}
             self._standing = dict(now)
         self._stopping = inputs.snapshot.stopping
         asked = self._register.by_id
