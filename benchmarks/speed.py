@@ -26,7 +26,7 @@ BOOTS = (1.1, 1.9, 1.3, 1.7, 1.5)
 """Seconds from start to listening, spread over one of the seconds at whose ends Traefik checks."""
 GROUP = 5
 GIVE_UP = 15.0
-QUIET, SHORT_QUIET = 5.0, 0.5
+QUIET, SHORT_QUIET = 5.0, 0.2
 """Seconds without a container of anybody's coming or going before each measurement. Traefik holds a change back for 2 s after the
 one before (`providersThrottleDuration`; after a removal it was late for up to 4 s), and proxyctl paces its reloads in a storm."""
 QUIET_WITHIN = 12
