@@ -36,6 +36,8 @@ from proxyctl.versions import Illegal, Told, Word
 
 GRACES_END = 10.0
 """Seconds: graces that end close together end in one reload."""
+WRITTEN_WITHIN = 1.0
+"""Seconds after which a decision is written down though a new place that waits for its first target is about to go live."""
 
 
 class Controller:
@@ -51,23 +53,20 @@ class Controller:
         self._told = told
         self._number = 0
         self._timers = Timers(parts.wakes.post)
-        self._snapshot = Snapshot({})
+        self.snapshot = Snapshot({})
+        """The containers as of the latest cycle that could read them."""
         self._unjoinable: Mapping[str, str] = {}
         self._leaving = Leaving()
         self.nginx: NginxInstance | None = None
         self._has_left = False  # a network: its description is old
         self.plan: Plan | None = None
         self._remembered: RouteTable | None = None
+        self._waiting = 0.0
         self._patience = Patience(doubtful=parts.store.doubtful and parts.reference.is_marked())
         self.in_sync = False
         """Whether what is live is what is wanted, as of the latest cycle."""
         self.beat = time.monotonic()
         """When the loop last showed that it is alive (monotonic)."""
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The containers as of the latest cycle that could read them."""
-        return self._snapshot
 
     @property
     def policy(self) -> Policy:
@@ -193,7 +192,7 @@ class Controller:
         self._publication.drain = drain.phase(self.state.drain, steady.now())
         leaving = asyncio.create_task(self._leave(nginx, plan))
         try:
-            fileset = await self._publication.bring_live(course, plan, self._snapshot, nginx, self._intend)
+            fileset = await self._publication.bring_live(course, plan, self.snapshot, nginx, self._intend)
         except PutBack as error:
             if error.blamed is not None:
                 self.rollouts.refused(self._planner, error.reason, error.blamed)
@@ -225,7 +224,7 @@ class Controller:
         snapshot, nginx = await asyncio.gather(reading, looking, return_exceptions=True)
         if isinstance(snapshot, BaseException):
             raise snapshot
-        self._snapshot = snapshot
+        self.snapshot = snapshot
         if isinstance(nginx, BaseException):
             raise nginx
         self.nginx, self._has_left = nginx, False
@@ -333,7 +332,7 @@ class Controller:
 
     def _inputs(self, nginx: NginxInstance) -> routes.Inputs:
         return routes.Inputs(
-            snapshot=self._snapshot,
+            snapshot=self.snapshot,
             standing=self._parts.prober.standing,
             owners=self.plan.owners if self.plan else self.state.owners,
             nginx=nginx.view,
@@ -374,8 +373,9 @@ class Controller:
             self.state = replace(self.state, live_targets=(*self.state.live_targets, *news))
 
     def _remember(self, course: Course, plan: Plan, fileset: FileSet) -> None:
-        if plan.holding and course.result != "live":
-            return  # what waits for its first target is remembered when it goes live, with or without one
+        self._waiting = (self._waiting or time.monotonic()) if plan.holding and course.result != "live" else 0.0
+        if time.monotonic() - self._waiting < WRITTEN_WITHIN:
+            return
         serving = self.state.live_targets
         if self._remembered is not self.published:
             self._remembered = self.published

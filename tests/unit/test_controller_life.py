@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxyctl import leaving, publication
+from proxyctl import controller, leaving, publication
 from proxyctl.model import EngineEvent, EngineUnavailable, Neighbours
 from proxyctl.plan import routes
 from proxyctl.publish.nginx import NginxInstance
@@ -186,8 +186,22 @@ async def test_what_waits_for_its_first_target_is_written_down_when_it_goes_live
     slow = site("slow", said={"health.type": "tcp", "port": "1"}, address="127.0.0.1")
     assert (await rig.cycle(RELIST, slow)).result == "unchanged"
     assert rig.store.load() == before
-    monkeypatch.setattr(routes, "WARM_UP", 0.0)
-    assert (await rig.cycle()).result == "live"
+    with monkeypatch.context() as patch:
+        patch.setattr(routes, "WARM_UP", 0.0)
+        assert (await rig.cycle()).result == "live"
+    assert "slow.example" in rig.store.load().owners
+
+
+async def test_what_waits_for_its_first_target_for_long_is_written_down_all_the_same(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new container that starts over and over is never live, and its claim holds over a restart."""
+    await rig.live(WEB)
+    slow = site("slow", said={"health.type": "tcp", "port": "1"}, address="127.0.0.1")
+    await rig.cycle(RELIST, slow)
+    assert "slow.example" not in rig.store.load().owners
+    monkeypatch.setattr(controller, "WRITTEN_WITHIN", 0.0)
+    assert (await rig.cycle()).result == "unchanged"
     assert "slow.example" in rig.store.load().owners
 
 
