@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxyctl.model import Container, ContainerState, Neighbours, Owner, Plan, ProbeResult, PublishedPort, Snapshot
+from proxyctl.model import Container, ContainerState, Neighbours, Owner, Plan, ProbeResult, ProbeState, PublishedPort, Snapshot
 from proxyctl.plan import ownership, planner, routes
 from tests.unit import hostile, make
 from tests.unit.make import NOW, container, decide, places, refusals, serving
@@ -359,6 +359,23 @@ def test_a_planner_that_remembers_decides_as_one_that_does_not(happened: list[tu
         assert plan == anew.plan(inputs)
         assert versions_of(remembering, inputs) == versions_of(anew, inputs)
         owned = plan.owners
+
+
+def test_what_has_another_standing_than_before_is_decided_anew() -> None:
+    """Of two replicas and a stranger, each in each state, one after the other."""
+    boxes = [*GOOD[:2], container("other", {"host": "o.example"}, networks={"front": "10.0.0.9"})]
+    inputs = make.inputs(make.snapshot(boxes), {})
+    keys = list(planner.plan(inputs).probes)
+    known: tuple[ProbeState | None, ...] = (None, "healthy", "unhealthy")
+    states = [
+        {key: ProbeResult(state, "", NOW - 60) for key, state in zip(keys, each, strict=True) if state}
+        for each in itertools.product(known, repeat=len(keys))
+    ]
+    for before, after in itertools.product(states, states):
+        remembering = planner.Planner()
+        owners = remembering.plan(replace(inputs, standing=before)).owners
+        now = replace(inputs, standing=after, owners=owners)
+        assert remembering.plan(now) == planner.plan(now), (before, after)
 
 
 WHEREVER: dict[str, dict[str, Any]] = {
