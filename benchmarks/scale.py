@@ -123,12 +123,12 @@ def _measure(count: int, rounds: int, tries: int, idle: int) -> Findings:
             found.less.append(time.time() - since)
             time.sleep(QUIET)
         found.memory, found.peak = resident(controller.pid), resident(controller.pid, peak=True)
+        _restart(found, controller)
         _quieten(controller)
         tried = (_one_more(simulation, controller) for _ in range(tries))
         ran = list(islice((one for one in tried if not one.calls["GET /containers/json"]), rounds))
         found.more_cpu = [one.cpu for one in ran]
         found.calls = max((one.calls for one in ran), key=Counter.total, default=found.calls)
-        _restart(found, controller)
         return found
 
 

@@ -146,6 +146,15 @@ def test_the_hash_of_names_is_no_larger_than_nginx_needs(length: int, tmp_path: 
     assert make.render(make.site(named(length - 1))).main != make.render(make.site(named(length))).main
 
 
+@pytest.mark.parametrize(("hosts", "connections"), [(1, 4096), (2048, 4096), (2049, 8192), (10_000, 32_768)])
+def test_a_worker_has_connections_for_all_hosts_and_files_for_both_ends(hosts: int, connections: int) -> None:
+    """Asked for in turn, each keeps one for a while; nginx 1.31.3 answered 500 at 10,000 hosts with 4,096."""
+    many = table(*[(f"host-{number}.example", location("/", ONE)) for number in range(hosts)])
+    main = make.render(many).main
+    assert f"worker_connections {connections};" in main
+    assert f"worker_rlimit_nofile {2 * connections};" in main
+
+
 def test_more_names_than_the_hash_holds_by_default_fit_into_it(tmp_path: Path) -> None:
     many = [(f"host-{number}.example", location("/", ONE)) for number in range(600)]
     assert refusal(table(*many), tmp_path) == ""
