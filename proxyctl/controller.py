@@ -397,4 +397,4 @@ class Controller:
         state = replace(self.state, **changes)
         if state != self.state:
             self._parts.store.save(state)
-            self.state = state
+        self.state = state  # the same once more is not kept beside what it was made of
