@@ -178,7 +178,7 @@ async def test_a_controller_that_died_between_the_rename_and_the_signal_goes_on_
 
 
 async def test_after_a_restart_what_was_read_from_the_disk_is_not_kept_beside_what_it_says(rig: Rig) -> None:
-    """With 10,000 containers that was 13 MiB."""
+    """With 10,000 containers that was 6 MiB."""
     await rig.live(WEB)
     rig.build()
     await rig.cycle()
