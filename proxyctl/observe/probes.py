@@ -140,6 +140,7 @@ class Prober:
     def _check_some(self) -> None:
         """A connection to a container on this host is mostly there at once, and costs no task then."""
         self._pumping = False
+        begun: dict[asyncio.Task[None], str] = {}
         for _ in range(IN_A_TURN):
             queue = self._first or self._due
             if not queue or not self._has_room():
@@ -156,19 +157,22 @@ class Prober:
                 watch.task = task = asyncio.create_task(self._check(watch), name=f"probe {watch.probe.target.address}")
                 self._checks.add(task)
                 self._lately.add(task)
-                late = asyncio.get_running_loop().call_later(LATELY, self._hangs, task, watch.probe.target.container_id)
-                task.add_done_callback(partial(self._checked, late, watch.probe.target.container_id))
+                begun[task] = watch.probe.target.container_id
+                task.add_done_callback(partial(self._checked, watch.probe.target.container_id))
             else:
                 watch.count(problem)
+        if begun:
+            asyncio.get_running_loop().call_later(LATELY, self._hang, begun)
         self._pump()
 
-    def _hangs(self, task: asyncio.Task[None], container_id: str) -> None:
-        self._lately.discard(task)
-        self._hanging[container_id] += 1
+    def _hang(self, begun: dict[asyncio.Task[None], str]) -> None:
+        """Those of one turn together: one by one, each would make room for another one of a container whose share is taken."""
+        late = self._lately & begun.keys()
+        self._lately -= late
+        self._hanging.update([begun[task] for task in late])
         self._pump()
 
-    def _checked(self, late: asyncio.TimerHandle, container_id: str, task: asyncio.Task[None]) -> None:
-        late.cancel()
+    def _checked(self, container_id: str, task: asyncio.Task[None]) -> None:
         self._checks.discard(task)
         if task in self._lately:
             self._lately.discard(task)
