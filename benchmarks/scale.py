@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPConnection
 from itertools import islice
+from pathlib import Path
 
 from benchmarks.cost import cpu_seconds
 from benchmarks.figures import Figures, Value, median
@@ -41,6 +42,9 @@ TARGET_START, TARGET_MORE, TARGET_CALLS, TARGET_CPU, TARGET_MEMORY = 8.0, 3.5, 3
 NGINX_RELOAD = 2.8
 """Seconds, at the most, that nginx's own reload of 10,000 took when the targets were set. What it takes here stands beside it,
 and says how this machine compares."""
+TRACKED = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+"""Connections that the kernel keeps in mind, which is where the checks' own go on living when they are over. A full table
+(nf_conntrack_max) drops everybody's new ones."""
 PEER_SETTLES = 2.5
 """Seconds after a change; Traefik holds the next one back for two."""
 
@@ -76,6 +80,8 @@ class Findings:
     peer: Peer
     start: float = 0.0
     idle_percent: float = 0.0
+    tracked: int = 0
+    """Connections that the kernel tracks, after that; 0 where it does not say."""
     more: list[float] = field(default_factory=list)
     more_cpu: list[float] = field(default_factory=list)
     """Less often checked: see `_quieten`."""
@@ -113,6 +119,7 @@ def _measure(count: int, rounds: int, tries: int, idle: int) -> Findings:
             found.start = time.monotonic() - began
         time.sleep(SETTLE)
         found.idle_percent = _idle(controller.pid, idle)
+        found.tracked = int(TRACKED.read_text()) if TRACKED.exists() else 0
         found.test = median([_tested(rig, controller) for _ in range(rounds)])
         found.reload = median([_reloaded(rig, controller) for _ in range(rounds)])
         ran = [_one_more(simulation, controller) for _ in range(rounds)]
@@ -297,6 +304,7 @@ def _figures(all_found: list[Findings]) -> Figures:
     row("one less: die event -> no more 200, median / worst", lambda f: _both(f.less))
     row("crashed and started: ready again", lambda f: f"{f.restart:.1f} s, {f.restart_reloads} reloads")
     row("idle CPU, of one core", lambda f: f"{f.idle_percent:.1f} %")
+    row("  connections that the kernel tracks then", lambda f: f"{f.tracked:,}")
     row("memory", lambda f: f"{f.memory:.0f} MiB", f"{TARGET_MEMORY:g} MiB", lambda p: f"{p.memory:.0f} MiB")
     row("memory, peak", lambda f: f"{f.peak:.0f} MiB")
     calls = ", ".join(f"{number} {what}" for what, number in last.calls.most_common())
@@ -333,6 +341,7 @@ def _values(all_found: list[Findings]) -> dict[str, Value]:
             f"{of}nginx_test_s": round(found.test, 3),
             f"{of}nginx_reload_s": round(found.reload, 3),
             f"{of}idle_percent": round(found.idle_percent, 2),
+            f"{of}tracked": found.tracked,
             f"{of}memory_mib": round(found.memory, 1),
             f"{of}peak_mib": round(found.peak, 1),
             f"{of}restart_s": round(found.restart, 2),

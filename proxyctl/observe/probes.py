@@ -12,10 +12,12 @@ import errno
 import math
 import random
 import socket
+import struct
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -40,6 +42,12 @@ IN_A_TURN = 64
 """Checks begun in one turn of the loop."""
 ASKED_WITHIN = 10.0
 """Seconds after which a target counts as asked: those before it in the queue do not answer."""
+GENTLE = 100.0
+"""Checks a second, at the most, of which each one closes its connection as a client does. The kernel's connection tracking keeps
+such a connection for two more minutes (nf_conntrack_tcp_timeout_time_wait): 2,000 checks a second fill a table of 262,144, and
+then the host drops everybody's new connections. What ends with a reset is gone after 10 s (nf_conntrack_tcp_timeout_close)."""
+_RESET = struct.pack("ii", 1, 0)
+"""struct linger: on, and no time."""
 _REFUSED = "connection refused"
 
 
@@ -61,6 +69,8 @@ class Prober:
         self._grid: dict[int, list[tuple[_Watch, int]]] = {}
         """By GRID since the loop's beginning: one timer for all whose turn is then, each with its `turn`."""
         self._pumping = False
+        self._pace = 0.0
+        """Checks a second, when all have settled."""
         self._session: aiohttp.ClientSession | None = None
         self.standing: dict[ProbeKey, ProbeResult] = {}
         """Of those that have been asked, or are being asked for the first time."""
@@ -71,6 +81,7 @@ class Prober:
         """Watches exactly these. A target in `trusted` starts as healthy: it was, when it was last live."""
         gone, new = identity.between(self._probes, probes)
         self._probes, coming = probes, {probe.key for probe in new}
+        self._pace += sum(map(_pace, new)) - sum(map(_pace, gone))
         for probe in gone:
             if probe.key not in coming:
                 watch = self._watched.pop(probe.key)
@@ -152,7 +163,7 @@ class Prober:
             if self._hanging[watch.probe.target.container_id] >= SHARE:
                 self.due_after(watch, LATELY)
                 continue
-            problem = _tcp_at_once(watch.probe) if watch.probe.check.type == "tcp" else None
+            problem = self._tcp_at_once(watch.probe) if watch.probe.check.type == "tcp" else None
             if problem is None:
                 watch.task = task = asyncio.create_task(self._check(watch), name=f"probe {watch.probe.target.address}")
                 self._checks.add(task)
@@ -191,7 +202,7 @@ class Prober:
             async with asyncio.timeout(check.timeout):
                 if check.type == "http":
                     return await self._http(probe)
-                return await _tcp(probe.target.address, check.port)
+                return await self._tcp(probe.target.address, check.port)
         except TimeoutError:
             return f"no answer within {check.timeout:g} s"
         except (OSError, aiohttp.ClientError) as error:
@@ -199,7 +210,7 @@ class Prober:
 
     async def _http(self, probe: Probe) -> str:
         if self._session is None:
-            connector = aiohttp.TCPConnector(force_close=True, limit=0, ssl=False)
+            connector = aiohttp.TCPConnector(force_close=True, limit=0, ssl=False, socket_factory=self._open)
             self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         check, address = probe.check, probe.target.address
         scheme = "https" if probe.scheme in ("https", "grpcs") else "http"
@@ -209,6 +220,33 @@ class Prober:
             if any(low <= response.status <= high for low, high in check.status):
                 return ""
             return f"{check.path} answered {response.status}"
+
+    def _tcp_at_once(self, probe: Probe) -> str | None:
+        """The result of a check that needs no waiting; None when it does."""
+        address, port = probe.target.address, probe.check.port
+        try:
+            with self._socket(address) as connection:
+                refused = connection.connect_ex((address, port)) == errno.ECONNREFUSED
+                result = errno.ECONNREFUSED if refused else connection.connect_ex((address, port))
+        except OSError:
+            return None
+        return "" if result in (0, errno.EISCONN) else _REFUSED if result == errno.ECONNREFUSED else None
+
+    async def _tcp(self, address: str, port: int) -> str:
+        with self._socket(address) as connection:
+            await asyncio.get_running_loop().sock_connect(connection, (address, port))
+        return ""
+
+    def _socket(self, address: str) -> socket.socket:
+        return self._open((socket.AF_INET6 if ":" in address else socket.AF_INET,))
+
+    def _open(self, where: tuple[Any, ...]) -> socket.socket:
+        """`where`: as of getaddrinfo, with the address family first."""
+        connection = socket.socket(where[0], socket.SOCK_STREAM)
+        connection.settimeout(0)
+        if self._pace > GENTLE:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        return connection
 
 
 class _Watch:
@@ -311,28 +349,8 @@ class _Watch:
             self._prober.due_after(self, check.interval)
 
 
-def _tcp_at_once(probe: Probe) -> str | None:
-    """The result of a check that needs no waiting; None when it does."""
-    address, port = probe.target.address, probe.check.port
-    try:
-        with _socket(address) as connection:
-            refused = connection.connect_ex((address, port)) == errno.ECONNREFUSED
-            result = errno.ECONNREFUSED if refused else connection.connect_ex((address, port))
-    except OSError:
-        return None
-    return "" if result in (0, errno.EISCONN) else _REFUSED if result == errno.ECONNREFUSED else None
-
-
-async def _tcp(address: str, port: int) -> str:
-    with _socket(address) as connection:
-        await asyncio.get_running_loop().sock_connect(connection, (address, port))
-    return ""
-
-
-def _socket(address: str) -> socket.socket:
-    connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-    connection.settimeout(0)
-    return connection
+def _pace(probe: Probe) -> float:
+    return 1 / probe.check.interval if probe.check.type in ("http", "tcp") else 0.0
 
 
 def _words(error: Exception) -> str:

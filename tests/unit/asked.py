@@ -27,14 +27,14 @@ class Server:
         self.statuses = [200]
         self.heads: list[str] = []
         self.at: list[float] = []
-        self.connections = 0
+        self.connections = self.resets = 0
         self.open = self.most = 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.open += 1
         self.most = max(self.most, self.open)
-        while head := await reader.read(65536):
+        while head := await self._read(reader):
             self.heads.append(head.decode("latin-1"))
             self.at.append(time.monotonic())
             status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
@@ -44,6 +44,13 @@ class Server:
                 writer.write(text.encode())
         self.open -= 1
         writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            return await reader.read(65536)
+        except ConnectionResetError:
+            self.resets += 1
+            return b""
 
 
 class Watching:
