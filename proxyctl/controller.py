@@ -367,8 +367,7 @@ class Controller:
     def _intend(self, table: RouteTable) -> None:
         """Saves what nginx is about to be told beside what it knows, so that a crash before the proof forgets no target."""
         _, new = identity.between(self.published.vhosts, table.vhosts)
-        news = sorted(set(generations.carrying(new)).difference(self.state.live_targets))
-        if news:
+        if news := generations.carried_anew(new, self.state.live_targets):
             self._parts.store.intend(news)
             self.state = replace(self.state, live_targets=(*self.state.live_targets, *news))
 
@@ -379,7 +378,7 @@ class Controller:
         serving = self.state.live_targets
         if self._remembered is not self.published:
             self._remembered = self.published
-            serving = tuple(dict.fromkeys(generations.carrying(self.published.vhosts)))
+            serving = tuple(generations.carrying(self.published.vhosts))
         fallback = self._publication.acceptance.fallback()
         self._save(
             owners=plan.owners,

@@ -68,7 +68,7 @@ def headline(status: Status, now: float) -> str:
     from proxyctl.serve.views import summary
 
     since = f" for {ago(now - status.since_unix)}" if status.since_unix else ""
-    return f"{since}: {summary(status)}"
+    return f"{since}: {summary(status.nginx, status.counts)}"
 
 
 def _row(route: Route) -> tuple[str | Text, ...]:

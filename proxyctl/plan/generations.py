@@ -6,7 +6,7 @@ next container at once, so such a worker can lead to somebody else's application
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from proxyctl.fileset import Freed, Generation
 from proxyctl.model import ProbeKey, RoutedTarget, RouteTable, Snapshot, Target, VirtualHost
@@ -29,9 +29,23 @@ def serving_of(vhosts: Iterable[VirtualHost], some: Iterable[Target]) -> dict[Ta
     }
 
 
-def carrying(vhosts: Iterable[VirtualHost]) -> Iterator[ProbeKey]:
-    """Targets that nginx is told about, each with its route."""
-    return ((t.target, location.route) for vhost in vhosts for location in vhost.locations for t in location.targets if t.serving)
+def carrying(vhosts: Iterable[VirtualHost]) -> Iterable[ProbeKey]:
+    """Targets that nginx is told about, each with its route. Once, where it is the same object: its digest is dear."""
+    return {
+        (id(t.target), location.route): (t.target, location.route)
+        for vhost in vhosts
+        for location in vhost.locations
+        for t in location.targets
+        if t.serving
+    }.values()
+
+
+def carried_anew(vhosts: Iterable[VirtualHost], known: Iterable[ProbeKey]) -> list[ProbeKey]:
+    """What they carry and is not `known`. By container first, as above."""
+    carried = list(carrying(vhosts))
+    ids = {target.container_id for target, _ in carried}
+    known_here = {key for key in known if key[0].container_id in ids}
+    return [key for key in carried if key not in known_here]
 
 
 def advance(

@@ -345,7 +345,8 @@ class Planner:
     def _sum_up(self, hosts: set[str], before: Mapping[str, dict[str, Owner] | None], *, asked: bool) -> Plan:
         decided = [self._hosts[host] for host in sorted(self._hosts)]
         vhosts = tuple([each.vhost for each in decided if each.vhost])
-        table = self._plan.table if self._plan and self._plan.table.vhosts == vhosts else RouteTable(vhosts)
+        known = (self._plan.table, self._plan.ahead) if self._plan else ()
+        table = next((each for each in known if each.vhosts == vhosts), None) or RouteTable(vhosts)
         ahead = RouteTable(tuple([each.ahead for each in decided if each.ahead])) if self._coming else table
         told: dict[tuple[str, str], Rejection] = {}  # once for a route, whatever the number of its hosts
         for host in sorted(self._rejecting):

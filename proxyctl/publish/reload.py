@@ -22,7 +22,7 @@ from proxyctl.publish.workers import closing
 from proxyctl.publish.workers import workers as list_workers
 
 ASK_EVERY = 0.004
-ASK_SHARE = 0.03
+ASK_SHARE = 0.05
 """Seconds between two questions, at least, and as a share of the time that the proof has taken so far."""
 SETTLE = 2.0
 """Seconds in which more workers than configured mean that one from before, started after it was last looked, still serves."""

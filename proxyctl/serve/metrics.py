@@ -156,9 +156,8 @@ def _gauge(name: str, values: dict[tuple[str, ...], int], *labels: str) -> Metri
 
 
 def _targets(standing: Standing) -> dict[tuple[str, ...], int]:
-    all_routes = views.routes(standing)
-    states = views.standing_of_targets(all_routes)
-    names = sorted({route.service for route in all_routes})
+    states = views.standing_of_targets(standing)
+    names = sorted(views.service_names(standing))
     named = frozenset(names[:MOST_SERVICES])
     versions = _versions(standing, states)
     values: dict[tuple[str, ...], int] = {}

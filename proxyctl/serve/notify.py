@@ -101,7 +101,8 @@ class Systemd:
 
     def _ready(self) -> None:
         self._started = True
-        self._notifier.send("READY=1", f"STATUS={self._line()}")
+        if self._notifier:
+            self._notifier.send("READY=1", f"STATUS={self._line()}")
 
     def _line(self) -> str:
         text = line(self._standing())
@@ -131,4 +132,4 @@ def line(standing: Standing) -> str:
     """Whether the world is as the labels ask."""
     if standing.trouble:
         return f"Not in sync: {standing.trouble}"
-    return f"In sync: {views.summary(views.status(standing))}"
+    return f"In sync: {views.summary(views.nginx(standing), views.counts(standing))}"

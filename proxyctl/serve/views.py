@@ -184,12 +184,11 @@ def _locations(standing: Standing, *, published: bool) -> Iterator[tuple[str, Lo
 
 def _route(standing: Standing, host: str, wanted: Location, live: Location | None) -> Route:
     serving = {t.target for t in live.serving} if live else set()
-    owner = standing.owners.get(host + wanted.path)
     targets = tuple(_target(t, serving=t.target in serving) for t in wanted.targets)
     return Route(
         host=host,
         path=wanted.path,
-        service=wanted.service or (owner.service if owner else ""),
+        service=_service(standing, host, wanted),
         name=wanted.route,
         scheme=wanted.scheme,
         strip_path=wanted.strip_path,
@@ -199,6 +198,11 @@ def _route(standing: Standing, host: str, wanted: Location, live: Location | Non
         present=sum(t.state != "down" for t in targets),
         targets=targets,
     )
+
+
+def _service(standing: Standing, host: str, wanted: Location) -> str:
+    owner = standing.owners.get(host + wanted.path)
+    return wanted.service or (owner.service if owner else "")
 
 
 def _target(routed: RoutedTarget, *, serving: bool) -> Target:
@@ -253,19 +257,22 @@ def targets(standing: Standing) -> Targets:
     )
 
 
-def standing_of_targets(all_routes: tuple[Route, ...]) -> Mapping[tuple[str, str, str, int], TargetState]:
+def service_names(standing: Standing) -> set[str]:
+    return {_service(standing, host, location) for host, location in _locations(standing, published=False)}
+
+
+def standing_of_targets(standing: Standing) -> Mapping[tuple[str, str, str, int], TargetState]:
     """(service, version, container id, port) -> its state, the worst when it stands differently in two routes."""
     order: tuple[TargetState, ...] = ("healthy", "warming", "stopping", "unhealthy", "down")
     found: dict[tuple[str, str, str, int], TargetState] = {}
-    for route in all_routes:
-        for target in route.targets:
-            key = (target.service, target.version, target.container_id, target.port)
-            found[key] = max(found.get(key, target.state), target.state, key=order.index)
+    for _, location in _locations(standing, published=False):
+        for routed in location.targets:
+            key = (routed.service, routed.version or "", routed.target.container_id, routed.target.port)
+            found[key] = max(found.get(key, routed.state), routed.state, key=order.index)
     return found
 
 
 def status(standing: Standing) -> Status:
-    own = routes(standing)
     return Status(
         version=standing.place.version,
         started_unix=standing.place.started_unix,
@@ -275,9 +282,9 @@ def status(standing: Standing) -> Status:
         error=standing.trouble,
         host=standing.host,
         engine=Engine(endpoint=standing.place.endpoint, connected=standing.connected),
-        nginx=_nginx(standing),
-        counts=_counts(own, standing.rejections),
-        routes=own,
+        nginx=nginx(standing),
+        counts=counts(standing),
+        routes=routes(standing),
         rejections=standing.rejections,
         rollouts=rollouts(standing).rollouts,
         frozen=standing.frozen,
@@ -290,34 +297,33 @@ def rollouts(standing: Standing, service: str = "") -> Rollouts:
     return Rollouts(frozen=standing.frozen, rollouts=found)
 
 
-def summary(status: Status) -> str:
-    nginx = f"nginx {status.nginx.version}" if status.nginx else "no nginx"
-    counts = status.counts
-    services = f"{counts.services} service{'' if counts.services == 1 else 's'}"
-    return f"{nginx}, {services}, {counts.healthy} of {counts.targets} targets healthy"
+def summary(runs: Nginx | None, counted: Counts) -> str:
+    nginx_version = f"nginx {runs.version}" if runs else "no nginx"
+    services_there = f"{counted.services} service{'' if counted.services == 1 else 's'}"
+    return f"{nginx_version}, {services_there}, {counted.healthy} of {counted.targets} targets healthy"
 
 
-def _nginx(standing: Standing) -> Nginx | None:
-    nginx = standing.nginx
-    if nginx is None:
+def nginx(standing: Standing) -> Nginx | None:
+    runs = standing.nginx
+    if runs is None:
         return None
     return Nginx(
-        container=nginx.name,
-        container_id=nginx.id,
-        image=nginx.image,
-        version=".".join(map(str, nginx.view.version)),
-        started_at=nginx.started_at,
+        container=runs.name,
+        container_id=runs.id,
+        image=runs.image,
+        version=".".join(map(str, runs.view.version)),
+        started_at=runs.started_at,
         digest=standing.live_digest,
-        outdated=nginx.outdated,
+        outdated=runs.outdated,
     )
 
 
-def _counts(own: tuple[Route, ...], rejections: tuple[Rejection, ...]) -> Counts:
-    states = standing_of_targets(own)
+def counts(standing: Standing) -> Counts:
+    states = standing_of_targets(standing).values()
     return Counts(
-        services=len({route.service for route in own}),
-        routes=len(own),
-        targets=sum(state != "down" for state in states.values()),
-        healthy=sum(state == "healthy" for state in states.values()),
-        rejections=len(rejections),
+        services=len(service_names(standing)),
+        routes=sum(1 for _ in _locations(standing, published=False)),
+        targets=sum(state != "down" for state in states),
+        healthy=sum(state == "healthy" for state in states),
+        rejections=len(standing.rejections),
     )
