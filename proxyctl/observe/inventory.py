@@ -41,6 +41,8 @@ class Inventory:
         self._known: dict[str, Container] = {}
         self._inspected: set[str] = set()
         self._stopping: dict[str, float] = {}
+        self._told: Mapping[str, Container] = {}
+        """What the latest snapshot holds; another object only when it is another content."""
         self._lenders: frozenset[str] = frozenset()
         self._ended: set[str] = set()
         """Whose end an event has told. For a while a list shows them running all the same, at an address that may be somebody
@@ -189,9 +191,11 @@ class Inventory:
         if wake.relist or wake.look or not self._listed:
             await self._relist()
         self._forget_survivors(now)
-        modes = {container.network_mode for container in self._known.values()}
-        self._lenders = frozenset(mode.removeprefix("container:") for mode in modes if mode.startswith("container:"))
-        return Snapshot(dict(self._known), frozenset(self._stopping))
+        if self._told != self._known:
+            self._told = dict(self._known)
+            modes = {container.network_mode for container in self._known.values()}
+            self._lenders = frozenset(mode.removeprefix("container:") for mode in modes if mode.startswith("container:"))
+        return Snapshot(self._told, frozenset(self._stopping))
 
     async def _relist(self) -> None:
         before, unread, began = self._clock, [], time.monotonic()

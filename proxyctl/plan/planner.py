@@ -156,7 +156,8 @@ class Planner:
             self._parsed.clear()
             self._read_with = inputs.defaults
         now, before, networks = inputs.snapshot.containers, self._containers, inputs.nginx.networks
-        if now == before and networks == self._nginx_in:
+        if (now is before or now == before) and networks == self._nginx_in:
+            self._containers = now
             return
         self._has_asked = True
         changed = {each for each, container in now.items() if before.get(each) is not container and before.get(each) != container}
