@@ -97,6 +97,17 @@ async def test_a_snapshot_without_news_asks_nothing() -> None:
     assert watched.host.calls == []
 
 
+async def test_the_same_containers_are_the_same_object_and_others_are_not() -> None:
+    """So thousands of them are not compared one by one, and a plan is not made of what has changed under it."""
+    watched = await watch(WEB)
+    before = (await watched.refresh()).containers
+    watched.host.containers = {WEB.id: replace(WEB)}
+    assert (await watched.refresh(relist=True)).containers is before
+    watched.host.containers = {WEB.id: WEB, STRANGER.id: STRANGER}
+    assert (await watched.refresh(relist=True)).containers == {WEB.id: WEB, STRANGER.id: STRANGER}
+    assert before == {WEB.id: WEB}
+
+
 async def test_a_list_forgets_what_is_gone_and_finds_what_came() -> None:
     watched = await watch(WEB)
     await watched.note("start", WEB)
