@@ -42,10 +42,10 @@ IN_A_TURN = 64
 """Checks begun in one turn of the loop."""
 ASKED_WITHIN = 10.0
 """Seconds after which a target counts as asked: those before it in the queue do not answer."""
-GENTLE = 100.0
-"""Checks a second, at the most, of which each one closes its connection as a client does. The kernel's connection tracking keeps
-such a connection for two more minutes (nf_conntrack_tcp_timeout_time_wait): 2,000 checks a second fill a table of 262,144, and
-then the host drops everybody's new connections. What ends with a reset is gone after 10 s (nf_conntrack_tcp_timeout_close)."""
+GENTLE, GENTLE_WITHIN = 1_000, 10.0
+"""Checks in so many seconds, at the most, that close their connections as clients do. The kernel's connection tracking keeps such
+a connection for two more minutes (nf_conntrack_tcp_timeout_time_wait): 2,000 checks a second would fill a table of 262,144, and
+then the host drops everybody's new ones. What ends with a reset is gone after 10 s (nf_conntrack_tcp_timeout_close)."""
 _RESET = struct.pack("ii", 1, 0)
 """struct linger: on, and no time."""
 _REFUSED = "connection refused"
@@ -69,8 +69,7 @@ class Prober:
         self._grid: dict[int, list[tuple[_Watch, int]]] = {}
         """By GRID since the loop's beginning: one timer for all whose turn is then, each with its `turn`."""
         self._pumping = False
-        self._pace = 0.0
-        """Checks a second, when all have settled."""
+        self._gentle, self._gentle_since = 0, 0.0
         self._session: aiohttp.ClientSession | None = None
         self.standing: dict[ProbeKey, ProbeResult] = {}
         """Of those that have been asked, or are being asked for the first time."""
@@ -81,7 +80,6 @@ class Prober:
         """Watches exactly these. A target in `trusted` starts as healthy: it was, when it was last live."""
         gone, new = identity.between(self._probes, probes)
         self._probes, coming = probes, {probe.key for probe in new}
-        self._pace += sum(map(_pace, new)) - sum(map(_pace, gone))
         for probe in gone:
             if probe.key not in coming:
                 watch = self._watched.pop(probe.key)
@@ -244,7 +242,10 @@ class Prober:
         """`where`: as of getaddrinfo, with the address family first."""
         connection = socket.socket(where[0], socket.SOCK_STREAM)
         connection.settimeout(0)
-        if self._pace > GENTLE:
+        if (now := time.monotonic()) - self._gentle_since >= GENTLE_WITHIN:
+            self._gentle, self._gentle_since = 0, now
+        self._gentle += 1
+        if self._gentle > GENTLE:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         return connection
 
@@ -347,10 +348,6 @@ class _Watch:
             self._timer = asyncio.get_running_loop().call_later(pause, self._prober.due, self)
         else:
             self._prober.due_after(self, check.interval)
-
-
-def _pace(probe: Probe) -> float:
-    return 1 / probe.check.interval if probe.check.type in ("http", "tcp") else 0.0
 
 
 def _words(error: Exception) -> str:

@@ -27,7 +27,7 @@ class Server:
         self.statuses = [200]
         self.heads: list[str] = []
         self.at: list[float] = []
-        self.connections = self.resets = 0
+        self.connections = self.ended = self.resets = 0
         self.open = self.most = 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -43,12 +43,13 @@ class Server:
                 text = f"HTTP/1.1 {status} x\r\n{location}Content-Length: 0\r\n\r\n" if status > 0 else "\x00nonsense\r\n\r\n"
                 writer.write(text.encode())
         self.open -= 1
+        self.ended += 1
         writer.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         try:
             return await reader.read(65536)
-        except ConnectionResetError:
+        except ConnectionError:
             self.resets += 1
             return b""
 

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxyctl import cli, config, values
 from proxyctl.cli import BROKEN_PIPE, compose, options
 from proxyctl.model import RejectionReason, RouteTable, TargetState
+from proxyctl.observe import probes
 from proxyctl.plan import labels, vhosts
 from proxyctl.report import CycleReport, CycleResult
 from proxyctl.serve import api, page, views
@@ -140,6 +141,11 @@ def test_limits_of_labels_are_those_of_the_code() -> None:
         *(values.MAX_HOST, values.MAX_HOST_LABEL, values.MAX_PATH, values.MAX_REQUEST_TARGET, values.MAX_NAME),
         *(values.MAX_RANGES, labels.MAX_MISTAKES),
     ]
+
+
+def test_how_many_checks_end_gently_is_told() -> None:
+    assert f"{probes.GENTLE:,} of them in ten seconds" in section("docs/labels.md", "Target")
+    assert probes.GENTLE_WITHIN == 10.0
 
 
 def test_rejections_are_worded_as_documented() -> None:

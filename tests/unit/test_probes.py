@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from proxyctl.model import DockerHealth, HealthType, Probe, ProbeState
+from proxyctl.model import DockerHealth, HealthType, ProbeState
 from proxyctl.observe import probes
 from proxyctl.observe.probes import Prober
 from tests.unit import make
@@ -325,41 +325,22 @@ async def test_so_many_checks_at_once_and_no_more(server: Server, monkeypatch: p
     await prober.close()
 
 
-def targets(count: int, server: Server, kind: HealthType, interval: float) -> list[Probe]:
-    """As many as that, all of them behind one server."""
-    check = make.probe(server.port, kind, interval=interval)
-    return [replace(check, target=replace(check.target, container_id=f"id-{number}")) for number in range(count)]
-
-
-@pytest.mark.parametrize("kind", ["http", "tcp"])
-async def test_few_checks_end_their_connections_gently(kind: HealthType, server: Server, watching: Watching) -> None:
-    watching.prober.watch(targets(90, server, kind, 1.0))
-    await watching.until(lambda: server.connections >= 90 and not server.open)
-    assert server.resets == 0
-
-
 @pytest.mark.parametrize("kind", ["http", "tcp"])
 async def test_what_many_checks_leave_in_the_kernel_is_not_kept_for_minutes(
-    kind: HealthType, server: Server, watching: Watching
+    kind: HealthType, server: Server, watching: Watching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that is reset is forgotten at once by the socket, and after 10 s by connection tracking."""
-    watching.prober.watch(targets(110, server, kind, 1.0))
-    await watching.until(lambda: server.connections >= 110 and not server.open)
-    assert server.resets == server.connections
-
-
-async def test_gentle_again_when_there_are_fewer_or_they_are_asked_less_often(server: Server, watching: Watching) -> None:
-    many = targets(110, server, "tcp", 1.0)
-    watching.prober.watch(many)
-    for fewer in (many[:50], [replace(probe, check=replace(probe.check, interval=60.0)) for probe in many]):
-        watching.prober.watch(fewer)
-        assert await watching.prober.check(many[0]) == ""
-        await watching.until(lambda: not server.open)
-        resets = server.resets
-        assert await watching.prober.check(many[0]) == ""
-        await asyncio.sleep(0.05)
-        assert server.resets == resets
-        watching.prober.watch(many)
+    monkeypatch.setattr(probes, "GENTLE", 3)
+    monkeypatch.setattr(probes, "GENTLE_WITHIN", 600.0)
+    probe = make.probe(server.port, kind, timeout=60.0)
+    for _ in range(5):
+        assert await watching.prober.check(probe) == ""
+    await watching.until(lambda: server.ended == 5)
+    assert server.resets == 2
+    monkeypatch.setattr(probes, "GENTLE_WITHIN", 0.0)  # the next ten seconds
+    assert await watching.prober.check(probe) == ""
+    await watching.until(lambda: server.ended == 6)
+    assert server.resets == 2
 
 
 async def test_settled_targets_are_asked_around_their_interval(server: Server, watching: Watching) -> None:
