@@ -24,6 +24,8 @@ import requests
 from docker.errors import APIError, DockerException
 from docker.types import IPAMConfig, IPAMPool
 
+from tests.chaos import judge
+from tests.chaos.judge import Departure, Told
 from tests.chaos.own_engine import OwnEngine
 from tests.load import Load, Report, Stray
 from tests.relay import Relay
@@ -186,14 +188,6 @@ class Stage:
         return app
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A line of the controller's log that says what nginx knows from now on. `at` is monotonic."""
-
-    at: float
-    text: str
-
-
 class Scene:
     """What a fault may use. The fault says `over()` when it is; without that it is over when the function returns."""
 
@@ -209,7 +203,7 @@ class Scene:
         self.counted: set[str] = set()
         """Tenants whose lost requests are the run's."""
         self._loads: dict[str, Load] = {}
-        self._departed: list[tuple[float, App]] = []
+        self._departed: list[Departure] = []
         self._arrived: dict[str, tuple[float, App]] = {}
         self._to_wall = time.time() - time.monotonic()
         self._reused: list[tuple[str, str]] = []
@@ -267,21 +261,25 @@ class Scene:
         return app
 
     def stop(self, app: App, timeout: int = 1) -> None:
-        self.departed(app)
-        app.box.stop(timeout)
+        self._departs(app, lambda: app.box.stop(timeout))
 
     def kill(self, app: App) -> None:
-        self.departed(app)
-        app.box.kill()
+        self._departs(app, app.box.kill)
 
     def remove(self, app: App) -> None:
-        self.departed(app)
-        app.box.remove()
+        self._departs(app, app.box.remove)
 
-    def departed(self, app: App) -> None:
+    def _departs(self, app: App, how: Callable[[], object]) -> None:
+        departure = self.departed(app)
+        how()
+        departure.over = time.monotonic()
+
+    def departed(self, app: App) -> Departure:
         """It is about to end, or to leave its address."""
         app.alive = False
-        self._departed.append((time.monotonic(), app))
+        now = time.monotonic()
+        self._departed.append(Departure(app.host, app.name, app.address, now, now))
+        return self._departed[-1]
 
     def arrived(self, app: App, at: float = 0.0) -> None:
         """It has an address, since then (monotonic) or since its start."""
@@ -417,47 +415,28 @@ class Scene:
             Told(
                 datetime.fromisoformat(str(record["timestamp"])).timestamp() - self._to_wall,
                 f"{record.get('changes')} {record.get('why')}",
+                float(str(record.get("took", "0 ms")).removesuffix(" ms")) / 1000,
             )
             for record in self.controller.records()
             if record.get("event") in ("live", "old workers ended")
         ]
 
-    def _closed(self, host: str, backend: str, before: float, told: list[Told]) -> float:
-        """When nginx stopped to lead from the host to this backend: the Live without the one who left, or the end of the old
-        workers that knew his address, where some had to be ended. Endless while there was no Live; 0: he never left."""
-        left = [(at, app) for at, app in self._departed if app.host == host and at <= before]
-        live = max((self._let_go(app, at, told) for at, app in left), default=0.0)
-        if not live:
-            return 0.0
+    def sort(self, host: str, strays: tuple[Stray, ...]) -> tuple[int, list[str]]:
+        """How many answers by somebody else were asked for before the Live that follows, and a trace of those after it."""
+        late = [stray for stray in strays if stray.began > self._closed(host, stray.backend, stray.ended)]
+        return len(strays) - len(late), judge.trace(host, late, self._departed, self.told())
+
+    def _closed(self, host: str, backend: str, before: float) -> float:
         _, app = self._arrived.get(backend, (0.0, None))
-        ended = f"{app.address} belongs to {app.box.name} " if app else "nobody's"  # may be told before the rig has seen it there
-        return max(live, next((t.at for t in told if t.at >= max(at for at, _ in left) and ended in t.text), live))
-
-    @staticmethod
-    def _let_go(app: App, left: float, told: list[Told]) -> float:
-        """When nginx was proved not to lead to it any more; 0 when it had not led there as it left."""
-        before = [f"{app.name} out" in t.text for t in told if t.at < left and app.name in t.text and "belongs to" not in t.text]
-        if not before or before[-1]:
-            return 0.0
-        gone = [
-            t.at
-            for t in told
-            if t.at >= left and (f"{app.name} out" in t.text or f"- {app.host}/" in t.text or "... and" in t.text)
-        ]
-        return min(gone, default=float("inf"))
-
-    def sort(self, host: str, strays: tuple[Stray, ...]) -> tuple[int, int]:
-        """How many answers by somebody else were asked for (before the Live that follows, after it)."""
-        told = self.told()
-        early = sum(stray.began <= self._closed(host, stray.backend, stray.ended, told) for stray in strays)
-        return early, len(strays) - early
+        left = [each for each in self._departed if each.host == host and each.at <= before]
+        return judge.closed(left, backend, app.address if app else "", self.told())
 
     def windows(self) -> list[float]:
         """Seconds that each address that was reused led to its next owner; 0 when nginx had let it go before."""
-        told, found = self.told(), []
+        found = []
         for host, backend in self._reused:
             since = self._arrived[backend][0]
-            found.append(max(0.0, self._closed(host, backend, since + PATIENCE, told) - since))
+            found.append(max(0.0, self._closed(host, backend, since + PATIENCE) - since))
         return found
 
 
@@ -529,9 +508,10 @@ def play(chosen: Fault, stage: Stage, seed: int) -> Verdict:
 
 def _count(verdict: Verdict, scene: Scene) -> None:
     for tenant, report in scene.close().items():
-        early, after = scene.sort(f"{tenant}.example", report.strays)
+        early, traced = scene.sort(f"{tenant}.example", report.strays)
         verdict.strays_early += early
-        verdict.strays += after
+        verdict.strays += len(report.strays) - early
+        verdict.problems += traced
         if tenant in scene.counted:
             verdict.sent += report.sent_of()
             verdict.lost += report.lost_of()

@@ -1,0 +1,84 @@
+"""Who may have answered for whom: what the controller said that nginx knows, against who left and who came.
+
+Nothing here waits or asks: times are monotonic.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tests.load import Stray
+
+AROUND = 20.0
+"""Seconds before and after the first wrong answer that a trace tells of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A line of the controller's log that says what nginx knows from now on."""
+
+    at: float
+    text: str
+    took: float
+    """Seconds from the begin of the cycle: what happened since then may not be in it."""
+
+
+@dataclass(slots=True)
+class Departure:
+    """Of a container that ends, or leaves its address."""
+
+    host: str
+    name: str
+    address: str
+    at: float
+    """When that was asked for."""
+    over: float
+    """When it was done, at the latest."""
+
+
+def closed(left: Iterable[Departure], backend: str, address: str, told: list[Told]) -> float:
+    """When nginx stopped to lead from those who `left` a host to this backend: the Live without them, or the end of old workers
+    that knew their address, where some had to be ended. Endless while there was no Live; 0: nobody left. `address`: of the
+    backend, for those who left one that was not noted."""
+    return max((max(_let_go(each, told), _ended(each, backend, address, told)) for each in left), default=0.0)
+
+
+def _ended(departure: Departure, backend: str, address: str, told: list[Told]) -> float:
+    """When old workers that knew the address were ended because it was the backend's by then; 0 when none had to be. It may have
+    another address by now."""
+    said = re.compile(rf"\b{re.escape(departure.address or address)} belongs to (\S*-)?{re.escape(backend)} now")
+    return next((t.at for t in told if t.at >= departure.at and said.search(t.text)), 0.0)
+
+
+def _let_go(departure: Departure, told: list[Told]) -> float:
+    """When nginx was proved not to lead to it any more; 0 when it did not as it left, and was not about to: a cycle that began
+    before the end of a container cannot know of it."""
+    name, left = departure.name, departure.at
+    of_it = [(t, f"{name} out" in t.text) for t in told if _tells_of(name, t) and "belongs to" not in t.text]
+    leads = [not out for t, out in of_it if t.at < left][-1:] == [True]
+    late = (t.at for t, out in of_it if left <= t.at and t.at - t.took <= departure.over and not out)
+    since = left if leads else next(late, 0.0)
+    if not since:
+        return 0.0
+    words = (f"{name} out", f"- {departure.host}/", "... and")
+    return min((t.at for t in told if t.at >= since and any(word in t.text for word in words)), default=float("inf"))
+
+
+def _tells_of(name: str, told: Told) -> bool:
+    """web-1 is not web-12. The log has names with the run's own prefix."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?![\w-])", told.text) is not None
+
+
+def trace(host: str, late: list[Stray], departed: Iterable[Departure], told: list[Told]) -> list[str]:
+    """What was said of those who gave these answers, and of those who left the host."""
+    if not late:
+        return []
+    leaving = [each for each in departed if each.host == host or each.name in {stray.backend for stray in late}]
+    names = {stray.backend for stray in late} | {each.name for each in leaving}
+    lines = [(stray.began, f"{host} is answered by {stray.backend}") for stray in late]
+    lines += [(each.at, f"{each.name} leaves {each.address}") for each in leaving]
+    lines += [(t.at, t.text) for t in told if any(_tells_of(name, t) for name in names)]
+    first = min(stray.began for stray in late)
+    return [f"{at - first:+.3f} s {text}" for at, text in sorted(lines) if abs(at - first) < AROUND]
