@@ -21,11 +21,9 @@ class Told:
 
     at: float
     text: str
-    took: float
-    """Seconds from the begin of the cycle: what happened since then may not be in it."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Departure:
     """Of a container that ends, or leaves its address."""
 
@@ -34,15 +32,14 @@ class Departure:
     address: str
     at: float
     """When that was asked for."""
-    over: float
-    """When it was done, at the latest."""
 
 
 def closed(left: Iterable[Departure], backend: str, address: str, told: list[Told]) -> float:
     """When nginx stopped to lead from those who `left` a host to this backend: the Live without them, or the end of old workers
-    that knew their address, where some had to be ended. Endless while there was no Live; 0: nobody left. `address`: of the
-    backend, for those who left one that was not noted."""
-    return max((max(_let_go(each, told), _ended(each, backend, address, told)) for each in left), default=0.0)
+    that knew their address, where some had to be ended. Endless while there was no Live; 0: it had not led there as they left.
+    `address`: of the backend, for those who left one that was not noted."""
+    let_go = [(_let_go(each, told), each) for each in left]
+    return max((max(at, _ended(each, backend, address, told)) for at, each in let_go if at), default=0.0)
 
 
 def _ended(departure: Departure, backend: str, address: str, told: list[Told]) -> float:
@@ -53,17 +50,13 @@ def _ended(departure: Departure, backend: str, address: str, told: list[Told]) -
 
 
 def _let_go(departure: Departure, told: list[Told]) -> float:
-    """When nginx was proved not to lead to it any more; 0 when it did not as it left, and was not about to: a cycle that began
-    before the end of a container cannot know of it."""
+    """When nginx was proved not to lead to it any more; 0 when it had not led there as it left."""
     name, left = departure.name, departure.at
-    of_it = [(t, f"{name} out" in t.text) for t in told if _tells_of(name, t) and "belongs to" not in t.text]
-    leads = [not out for t, out in of_it if t.at < left][-1:] == [True]
-    late = (t.at for t, out in of_it if left <= t.at and t.at - t.took <= departure.over and not out)
-    since = left if leads else next(late, 0.0)
-    if not since:
+    before = [f"{name} out" in t.text for t in told if t.at < left and _tells_of(name, t) and "belongs to" not in t.text]
+    if not before or before[-1]:
         return 0.0
     words = (f"{name} out", f"- {departure.host}/", "... and")
-    return min((t.at for t in told if t.at >= since and any(word in t.text for word in words)), default=float("inf"))
+    return min((t.at for t in told if t.at >= left and any(word in t.text for word in words)), default=float("inf"))
 
 
 def _tells_of(name: str, told: Told) -> bool:

@@ -261,25 +261,21 @@ class Scene:
         return app
 
     def stop(self, app: App, timeout: int = 1) -> None:
-        self._departs(app, lambda: app.box.stop(timeout))
+        self.departed(app)
+        app.box.stop(timeout)
 
     def kill(self, app: App) -> None:
-        self._departs(app, app.box.kill)
+        self.departed(app)
+        app.box.kill()
 
     def remove(self, app: App) -> None:
-        self._departs(app, app.box.remove)
+        self.departed(app)
+        app.box.remove()
 
-    def _departs(self, app: App, how: Callable[[], object]) -> None:
-        departure = self.departed(app)
-        how()
-        departure.over = time.monotonic()
-
-    def departed(self, app: App) -> Departure:
+    def departed(self, app: App) -> None:
         """It is about to end, or to leave its address."""
         app.alive = False
-        now = time.monotonic()
-        self._departed.append(Departure(app.host, app.name, app.address, now, now))
-        return self._departed[-1]
+        self._departed.append(Departure(app.host, app.name, app.address, time.monotonic()))
 
     def arrived(self, app: App, at: float = 0.0) -> None:
         """It has an address, since then (monotonic) or since its start."""
@@ -415,7 +411,6 @@ class Scene:
             Told(
                 datetime.fromisoformat(str(record["timestamp"])).timestamp() - self._to_wall,
                 f"{record.get('changes')} {record.get('why')}",
-                float(str(record.get("took", "0 ms")).removesuffix(" ms")) / 1000,
             )
             for record in self.controller.records()
             if record.get("event") in ("live", "old workers ended")
@@ -423,20 +418,21 @@ class Scene:
 
     def sort(self, host: str, strays: tuple[Stray, ...]) -> tuple[int, list[str]]:
         """How many answers by somebody else were asked for before the Live that follows, and a trace of those after it."""
-        late = [stray for stray in strays if stray.began > self._closed(host, stray.backend, stray.ended)]
-        return len(strays) - len(late), judge.trace(host, late, self._departed, self.told())
+        told = self.told()
+        late = [stray for stray in strays if stray.began > self._closed(host, stray.backend, stray.ended, told)]
+        return len(strays) - len(late), judge.trace(host, late, self._departed, told)
 
-    def _closed(self, host: str, backend: str, before: float) -> float:
+    def _closed(self, host: str, backend: str, before: float, told: list[Told]) -> float:
         _, app = self._arrived.get(backend, (0.0, None))
         left = [each for each in self._departed if each.host == host and each.at <= before]
-        return judge.closed(left, backend, app.address if app else "", self.told())
+        return judge.closed(left, backend, app.address if app else "", told)
 
     def windows(self) -> list[float]:
         """Seconds that each address that was reused led to its next owner; 0 when nginx had let it go before."""
-        found = []
+        told, found = self.told(), []
         for host, backend in self._reused:
             since = self._arrived[backend][0]
-            found.append(max(0.0, self._closed(host, backend, since + PATIENCE) - since))
+            found.append(max(0.0, self._closed(host, backend, since + PATIENCE, told) - since))
         return found
 
 
