@@ -134,7 +134,7 @@ class Controller:
 
     async def _cycle(self, wake: Wake) -> CycleReport:
         self._number += 1
-        course = Course(self._number, wake)
+        course, learned = Course(self._number, wake), False
         try:
             await self._decide(course)
         except EngineUnavailable as error:
@@ -142,11 +142,11 @@ class Controller:
         except Refused as error:
             course.result, course.error = "refused", str(error)
         except NotProved as error:
-            course.result, course.error = "restored", error.reason
+            course.result, course.error, learned = "restored", error.reason, isinstance(error, PutBack)
         except (EngineRefused, NginxMissing, OSError, TemplateError, ValueError) as error:
             course.result, course.error = "failed", f"{error}"
         self.in_sync = not course.error and not self._patience.doubtful
-        self._timers.try_again(failed=bool(course.error))
+        self._timers.try_again(failed=bool(course.error), learned=learned)
         report = course.report(
             self.live.digest if self.live else "",
             self.plan.rejections if self.plan else (),

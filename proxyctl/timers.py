@@ -33,11 +33,13 @@ class Timers:
         if unix < math.inf:
             self.later(max(0.0, unix - steady.now()) + 0.01, reason)
 
-    def try_again(self, *, failed: bool) -> None:
-        """A cycle that failed may have swallowed an event: everything is read anew, soon at first and then less often."""
+    def try_again(self, *, failed: bool, learned: bool = False) -> None:
+        """A cycle that failed may have swallowed an event: everything is read anew, soon at first and then less often. At once,
+        but not twice in a row, where it `learned` what was wrong, so that the next one will do something else."""
         self._failures = self._failures + 1 if failed else 0
         if self._failures:
-            self.later(min(2.0 ** min(self._failures - 1, 16), RETRY_AFTER), "try again", relist=True)
+            pause = 0.0 if learned and self._failures == 1 else min(2.0 ** min(self._failures - 1, 16), RETRY_AFTER)
+            self.later(pause, "try again", relist=True)
 
     def close(self) -> None:
         for timer in self._timers.values():

@@ -148,7 +148,7 @@ async def test_an_offer_that_the_engine_could_not_hear_is_judged_in_the_next_cyc
 
 async def test_a_restart_of_the_controller_sends_no_signal_and_trusts_what_was_live(rig: Rig) -> None:
     checked = site("web", said={"health.type": "tcp", "health.interval": "1h"})
-    rig.store.save(State(bench.TOKEN, live_targets=tuple(make.decide([checked]).probes)))
+    rig.store.save(State(bench.TOKEN, live_targets=frozenset(make.decide([checked]).probes)))
     rig.build()
     good = await rig.live(checked)
     rig.build()
@@ -156,7 +156,7 @@ async def test_a_restart_of_the_controller_sends_no_signal_and_trusts_what_was_l
     assert (report.result, report.digest) == ("unchanged", good.digest)
     assert rig.engine.did("kill") == rig.engine.did("test") == []
     await rig.remove(checked)
-    assert rig.store.load().live_targets == ()
+    assert rig.store.load().live_targets == frozenset()
 
 
 async def test_a_controller_that_died_between_the_rename_and_the_signal_goes_on_there(rig: Rig) -> None:
@@ -241,6 +241,21 @@ async def test_a_failure_is_tried_again_soon_at_first_and_then_less_often(rig: R
         pauses.append(round(timer.when() - loop.time(), 1))
         timer.cancel()
     assert pauses == [1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0]
+
+
+async def test_what_was_put_back_is_tried_again_at_once_and_then_as_after_every_failure(rig: Rig) -> None:
+    """The culprit is known by then, and the rest need not wait for what was refused."""
+    loop = asyncio.get_running_loop()
+    good = (await rig.live(WEB)).digest
+    rig.nginx.refuses = lambda digest: "" if digest == good else "bind() failed"
+    pauses = []
+    for name in ("bad", "worse"):
+        rig.engine.put(site(name))
+        assert (await rig.controller.cycle(RELIST)).result == "restored"
+        (timer,) = waiting("try again")
+        pauses.append(round(timer.when() - loop.time(), 1))
+        timer.cancel()
+    assert pauses == [0.0, 2.0]
 
 
 async def test_an_engine_that_is_away_for_days_does_not_end_the_controller(rig: Rig) -> None:
