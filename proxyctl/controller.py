@@ -367,9 +367,7 @@ class Controller:
     def _intend(self, table: RouteTable) -> None:
         """Saves what nginx is about to be told beside what it knows, so that a crash before the proof forgets no target."""
         _, new = identity.between(self.published.vhosts, table.vhosts)
-        if news := generations.carried_anew(new, self.state.live_targets):
-            self._parts.store.intend(news)
-            self.state = replace(self.state, live_targets=(*self.state.live_targets, *news))
+        self._save(live_targets=self.state.live_targets.union(generations.carrying(new)))
 
     def _remember(self, course: Course, plan: Plan, fileset: FileSet) -> None:
         self._waiting = (self._waiting or time.monotonic()) if plan.holding and course.result != "live" else 0.0
@@ -378,7 +376,7 @@ class Controller:
         serving = self.state.live_targets
         if self._remembered is not self.published:
             self._remembered = self.published
-            serving = tuple(generations.carrying(self.published.vhosts))
+            serving = frozenset(generations.carrying(self.published.vhosts))
         fallback = self._publication.acceptance.fallback()
         self._save(
             owners=plan.owners,
@@ -394,6 +392,5 @@ class Controller:
     def _save(self, **changes: Any) -> None:
         """Writes down what has changed, and then holds it for true. Raises OSError, and then all is as before."""
         state = replace(self.state, **changes)
-        if state != self.state:
-            self._parts.store.save(state)
-        self.state = state  # the same once more is not kept beside what it was made of
+        self._parts.store.save(state)
+        self.state = state

@@ -1,7 +1,10 @@
-"""What the controller must not forget, in `state.dir`: one JSON file with a schema number and a checksum, and the one before it.
+"""What the controller must not forget, in `state.dir`: JSON files with a schema number and a checksum.
 
-A file that is torn or foreign is not an empty state: the previous one is read, and without that one everything is learned from
-Docker again.
+    state.json            all of it, 4 MB for 10,000 containers
+    state.previous.json   the same once more: written before it, read when it is torn or foreign
+    state.changes.json    what has changed since, while that is little; belongs to the state.json whose checksum it has
+
+Without the first two, which is not an empty state, everything is learned from Docker again.
 """
 
 from __future__ import annotations
@@ -11,10 +14,10 @@ import hashlib
 import os
 import secrets
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -24,6 +27,7 @@ from proxyctl.model import Drain, Owner, ProbeKey, VirtualHost
 from proxyctl.versions import Rollout
 
 SCHEMA = 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class State:
     """The server name under which nginx tells its digest: 128 random bits."""
     owners: Mapping[str, Owner] = field(default_factory=dict)
     live_digest: str = ""
-    live_targets: tuple[ProbeKey, ...] = ()
+    live_targets: frozenset[ProbeKey] = frozenset()
     """Targets that carried traffic when something was last Live: they start as healthy."""
     places: frozenset[str] = frozenset()
     """Hosts with paths that were live then: a site that is known answers 503 while it warms up, a new one 404."""
@@ -55,10 +59,26 @@ PORTABLE = ("owners", "rollouts", "frozen")
 """Fields that mean the same on another host; the others are about this one's containers and nginx."""
 
 
+MAPPINGS, SETS = ("owners", "rollouts"), ("live_targets", "places")
+"""Fields that grow with the containers: of these, changes hold what is new or otherwise, and what is gone; of the others, all."""
+FEW, SHARE = 250, 0.1
+"""Changes are little up to so many entries, or to this share of all."""
+
+
 class _File(msgspec.Struct):
     schema: int
     sha256: str
     body: msgspec.Raw
+
+
+NOTHING = State("")
+
+
+class _Changes(msgspec.Struct):
+    since: str
+    """Checksum of the whole state that they belong to."""
+    new: State
+    gone: State
 
 
 class HeldByAnother(Exception):  # noqa: N818
@@ -69,15 +89,17 @@ class StateStore:
     def __init__(self, directory: Path) -> None:
         self._path = directory / "state.json"
         self._previous = directory / "state.previous.json"
-        self._intended = directory / "state.intended.json"
+        self._changes = directory / "state.changes.json"
         self._lock_path = directory / "lock"
         self._lock: IO[str] | None = None
-        self._intentions: tuple[ProbeKey, ...] = ()
-        self._whole = True
+        self._saved: State | None = None
+        """What is on the disk, as far as is known."""
+        self._beside = _Changes("", NOTHING, NOTHING)
+        """What state.changes.json says."""
         self.notes: list[str] = []
         """What was wrong with the files that were read."""
         self.doubtful = False
-        """There was no state, or not the newest one."""
+        """There was no state, or it may not be the newest one."""
 
     def acquire(self) -> None:
         """Takes the directory for this process, until it ends or `release`s it. Raises HeldByAnother, or OSError."""
@@ -101,60 +123,98 @@ class StateStore:
             self._lock = None
 
     def load(self) -> State:
-        state = self._load()
-        try:
-            self._intentions = _decode(self._intended.read_bytes()).live_targets
-        except FileNotFoundError:
-            return state
-        except (ValueError, msgspec.MsgspecError) as error:
-            self.notes.append(f"{self._intended} is not usable: {error}")
-            return state
-        return replace(state, live_targets=tuple(dict.fromkeys((*state.live_targets, *self._intentions))))
-
-    def _load(self) -> State:
+        changes = self._read(self._changes, _Changes)
+        self.doubtful = changes is None and self._changes.exists()
         for path in (self._path, self._previous):
-            self.doubtful = path != self._path
-            try:
-                return _decode(path.read_bytes())
-            except FileNotFoundError:
-                continue
-            except (ValueError, msgspec.MsgspecError) as error:
-                self.notes.append(f"{path} is not usable: {error}")
-                self._whole = False
+            if found := self._read(path, State):
+                checksum, state = found
+                return _merged(state, changes[1].gone, changes[1].new) if changes and changes[1].since == checksum else state
+            self.doubtful = True
         return State(token=secrets.token_hex(16))
+
+    def _read(self, path: Path, kind: type[T]) -> tuple[str, T] | None:
+        """Its checksum and what it holds; None when there is nothing, or nothing usable, which is noted."""
+        try:
+            return _decode(path.read_bytes(), kind)
+        except FileNotFoundError:
+            return None
+        except (ValueError, msgspec.MsgspecError) as error:
+            self.notes.append(f"{path} is not usable: {error}")
+            return None
 
     def keep(self, state: State) -> None:
         """Beside the files that are read, for whoever wants it back. Raises OSError."""
-        write_whole(self._path.with_name("state.before-import.json"), _encode(state))
+        write_whole(self._path.with_name("state.before-import.json"), _encode(state)[1])
 
     def save(self, state: State) -> None:
         """Raises OSError; the state on disk is then the one before."""
-        if self._whole and self._path.exists():  # what is torn must not push out the one before
-            self._previous.unlink(missing_ok=True)
-            os.link(self._path, self._previous)
-        write_whole(self._path, _encode(state))
-        self._intended.unlink(missing_ok=True)
-        sync_directory(self._path.parent)
-        self._intentions, self._whole = (), True
+        if state == self._saved:
+            self._saved = state  # the same once more is not kept beside what it was made of
+            return
+        changes, self._saved = self._changes_to(state), None
+        if changes is None:
+            changes = self._save_whole(state)
+        else:
+            write_whole(self._changes, _encode(changes)[1])
+            sync_directory(self._path.parent)
+        self._saved, self._beside = state, changes
 
-    def intend(self, targets: Collection[ProbeKey]) -> None:
-        """What `live_targets` has in addition until the next `save`, which writes 4 MB for 10,000 containers. Raises OSError."""
-        intentions = (*self._intentions, *targets)
-        write_whole(self._intended, _encode(State("", live_targets=intentions)))
+    def _save_whole(self, state: State) -> _Changes:
+        checksum, content = _encode(state)
+        for path in (self._previous, self._path):
+            write_whole(path, content)
         sync_directory(self._path.parent)
-        self._intentions = intentions
+        self._changes.unlink(missing_ok=True)  # it belongs to what was there before
+        sync_directory(self._path.parent)
+        return _Changes(checksum, NOTHING, NOTHING)
+
+    def _changes_to(self, state: State) -> _Changes | None:
+        """Those beside the whole, and what is otherwise now; None when they are not little."""
+        if not self._saved:
+            return None
+        gone, new = _between(self._saved, state)
+        beside = self._beside
+        changes = _Changes(beside.since, _merged(beside.new, gone, new), _merged(beside.gone, NOTHING, gone))
+        return changes if _entries(changes.new) + _entries(changes.gone) <= max(FEW, SHARE * _entries(state)) else None
+
+
+def _between(before: State, after: State) -> tuple[State, State]:
+    """What is gone of the fields that grow; and `after`, with nothing in them but what is new or otherwise."""
+    gone, new = dict[str, Any](), dict[str, Any]()
+    for name in MAPPINGS:
+        old, now = getattr(before, name), getattr(after, name)
+        gone[name] = {key: old[key] for key in old.keys() - now.keys()}
+        new[name] = {key: value for key, value in now.items() if old.get(key) is not value and old.get(key) != value}
+    for name in SETS:
+        old, now = getattr(before, name), getattr(after, name)
+        gone[name], new[name] = old - now, now - old
+    return replace(NOTHING, **gone), replace(after, **new)
+
+
+def _merged(state: State, gone: State, new: State) -> State:
+    """`new`, and in the fields that grow what the state has beside it and is not gone."""
+
+    def left(name: str) -> Any:
+        return {key: value for key, value in getattr(state, name).items() if key not in getattr(gone, name)}
+
+    mappings = {name: left(name) | getattr(new, name) for name in MAPPINGS}
+    return replace(new, **mappings, **{name: getattr(state, name) - getattr(gone, name) | getattr(new, name) for name in SETS})
+
+
+def _entries(state: State) -> int:
+    return sum(len(getattr(state, name)) for name in MAPPINGS + SETS)
 
 
 def exported(state: State) -> str:
     """What another host can take over, in the form of a state file."""
     owners = {place: replace(owner, lost_unix=0.0) for place, owner in state.owners.items()}
-    return _encode(State("", **{name: getattr(state, name) for name in PORTABLE} | {"owners": owners})).decode()
+    return _encode(State("", **{name: getattr(state, name) for name in PORTABLE} | {"owners": owners}))[1].decode()
 
 
 def imported(raw: bytes, here: State) -> State:
     """This host's state with what `exported` wrote on another one. Raises ValueError or msgspec.MsgspecError, which say why it is
     not taken."""
-    there = _decode(raw)
+    _, there = _decode(raw, State)
     rollouts = {
         service: replace(rollout, members=frozenset(), retiring=frozenset(), draining={})
         for service, rollout in there.rollouts.items()
@@ -162,15 +222,17 @@ def imported(raw: bytes, here: State) -> State:
     return replace(here, **{name: getattr(there, name) for name in PORTABLE} | {"rollouts": rollouts})
 
 
-def _encode(state: State) -> bytes:
-    body = msgspec.json.encode(state)
-    return msgspec.json.encode(_File(SCHEMA, hashlib.sha256(body).hexdigest(), msgspec.Raw(body)))
+def _encode(content: State | _Changes) -> tuple[str, bytes]:
+    """Its checksum, and the file."""
+    body = msgspec.json.encode(content)
+    checksum = hashlib.sha256(body).hexdigest()
+    return checksum, msgspec.json.encode(_File(SCHEMA, checksum, msgspec.Raw(body)))
 
 
-def _decode(raw: bytes) -> State:
+def _decode(raw: bytes, kind: type[T]) -> tuple[str, T]:
     file = msgspec.json.decode(raw, type=_File)
     if file.schema != SCHEMA:
         raise ValueError(f"schema {file.schema}, this release reads {SCHEMA}")
     if hashlib.sha256(bytes(file.body)).hexdigest() != file.sha256:
         raise ValueError("its checksum is wrong")
-    return msgspec.json.decode(file.body, type=State)
+    return file.sha256, msgspec.json.decode(file.body, type=kind)

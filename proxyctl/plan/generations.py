@@ -40,14 +40,6 @@ def carrying(vhosts: Iterable[VirtualHost]) -> Iterable[ProbeKey]:
     }.values()
 
 
-def carried_anew(vhosts: Iterable[VirtualHost], known: Iterable[ProbeKey]) -> list[ProbeKey]:
-    """What they carry and is not `known`. By container first, as above."""
-    carried = list(carrying(vhosts))
-    ids = {target.container_id for target, _ in carried}
-    known_here = {key for key in known if key[0].container_id in ids}
-    return [key for key in carried if key not in known_here]
-
-
 def advance(
     generations: Iterable[Generation], run: str, ending: frozenset[int], before: Mapping[Target, str], now: Mapping[Target, str]
 ) -> tuple[Generation, ...]:

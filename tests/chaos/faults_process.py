@@ -466,7 +466,7 @@ def damages(scene: Scene) -> list[Callable[[Path], object]]:
 
 @fault()
 def state_torn(scene: Scene) -> None:
-    """The state file is torn, changed, empty or gone at a start; who owns a host against an older container is still known."""
+    """A state file is torn, changed, empty or gone at a start; who owns a host against an older container is still known."""
     controller = scene.controller
     state = controller.directory / "state"
     controller.stop()
@@ -480,19 +480,21 @@ def state_torn(scene: Scene) -> None:
     for name in ("later", "latest"):
         scene.add(name)
         settle(scene)
-    for damage in damages(scene)[:2]:
+    files = ("state.json", "state.json", "state.previous.json", "state.changes.json")
+    for name, damage in zip(files, damages(scene), strict=True):
         controller.kill()
-        damage(state / "state.json")
-        recovers(scene, restart(scene), "a damaged state")
+        with suppress(FileNotFoundError):
+            damage(state / name)
+        recovers(scene, restart(scene), f"a damaged {name}")
 
 
 @fault(short=True)
 def state_lost(scene: Scene) -> None:
-    """Both state files are torn, changed, empty or gone at a start: what is served goes on."""
+    """All state files are torn, changed, empty or gone at a start: what is served goes on."""
     controller = scene.controller
     for damage in damages(scene)[:2]:
         controller.kill()
-        for name in ("state.json", "state.previous.json"):
+        for name in ("state.json", "state.previous.json", "state.changes.json"):
             with suppress(FileNotFoundError):
                 damage(controller.directory / "state" / name)
         recovers(scene, restart(scene), "a lost state")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from proxyctl.state import StateStore
 from tests.engine.test_commands import proxyctl
 from tests.load import Load
 from tests.rig import Box, Controller, Rig, ask, until
@@ -228,11 +229,10 @@ def test_a_controller_that_is_killed_ends_where_it_would_have(shop: Shop, state:
         until(lambda: slow.running() or slow.done(), 5, "a request")
         time.sleep(0.2)
         shop.run("v2", "--boot-delay", "1s" if state == "warming" else "0s", rollout="manual" if state == "ready" else "auto")
-        saved = shop.controller.directory / "state" / "state.json"
 
         def reached() -> bool:
-            body = json.loads(saved.read_bytes())["body"]
-            return bool(body["rollouts"].get(shop.service, {}).get("phase") == state)
+            rollouts = StateStore(shop.controller.directory / "state").load().rollouts
+            return shop.service in rollouts and rollouts[shop.service].phase == state
 
         until(reached, 15, state, every=0.002)
         again(shop.controller)

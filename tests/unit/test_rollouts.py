@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxyctl.model import Container, EngineUnavailable, RouteTable, VirtualHost
 from proxyctl.plan import planner
 from proxyctl.plan import rollout as machine
 from proxyctl.report import Wake
+from proxyctl.state import StateStore
 from proxyctl.versions import Illegal, Verb, Word
 from tests.unit import make
 from tests.unit.controlled import RELIST, WEB, Rig, site
@@ -39,7 +40,7 @@ async def up(rig: Rig, *containers: Container) -> None:
 
 
 def saved(rig: Rig) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((rig.engine.directory / "state" / "state.json").read_bytes())["body"]["rollouts"]
+    found: dict[str, Any] = msgspec.to_builtins(StateStore(rig.engine.directory / "state").load().rollouts)
     return found
 
 

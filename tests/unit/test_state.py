@@ -1,30 +1,37 @@
-"""What must not be forgotten: whatever is on disk, the latest whole state is read, and nothing foreign is taken for one."""
+"""What must not be forgotten: whatever is on disk, the latest state is read, and nothing foreign is taken for one."""
 
 from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxyctl.model import Owner, Target
+from proxyctl import state
+from proxyctl.model import Drain, Owner, Target
 from proxyctl.state import PORTABLE, HeldByAnother, State, StateStore, exported, imported
+from proxyctl.versions import Rollout
 from tests.unit import crash
 
 TARGET = Target("id-web", "endpoint", "10.0.0.5", 80)
-SECOND, THIRD = ((replace(TARGET, container_id=name), "default") for name in ("id-second", "id-third"))
-OLD = State("a" * 32, {"a.example/": Owner("web")}, "digest-1", ((TARGET, "default"),), frozenset({"front"}))
+FIRST = (TARGET, "default")
+OLD = State("a" * 32, {"a.example/": Owner("web")}, "digest-1", frozenset({FIRST}), frozenset({"front"}))
+MIDDLE = State("a" * 32, {"c.example/": Owner("git")}, "digest-3")
 NEW = State("a" * 32, {"a.example/": Owner("web", "project", 12.5), "b.example/git": Owner("git")}, "digest-2")
 
 
 def store_of(directory: Path, *states: State) -> StateStore:
     store = StateStore(directory)
-    for state in states:
-        store.save(state)
+    for each in states:
+        store.save(each)
     return store
 
 
@@ -46,23 +53,42 @@ def test_the_first_state_has_a_token_that_nobody_can_guess(tmp_path: Path) -> No
     assert one == State(one.token)
 
 
-def test_a_file_that_is_torn_anywhere_is_not_a_state_and_the_one_before_is_read(tmp_path: Path) -> None:
+@pytest.fixture(params=["whole", "changes"])
+def big(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether every change is too much to be kept beside the whole."""
+    is_big: bool = request.param == "whole"
+    if is_big:
+        monkeypatch.setattr(state, "FEW", 0)
+    return is_big
+
+
+TORN = pytest.mark.parametrize(
+    ("name", "left", "doubtful"),
+    [("state.json", NEW, True), ("state.previous.json", NEW, False), ("state.changes.json", OLD, True)],
+)
+"""A file, what is read without it, and whether that may be old."""
+
+
+@TORN
+def test_a_file_that_is_torn_anywhere_is_not_a_state(name: str, left: State, doubtful: bool, tmp_path: Path) -> None:
     store_of(tmp_path, OLD, NEW)
-    whole = (tmp_path / "state.json").read_bytes()
+    whole = (tmp_path / name).read_bytes()
     for length in range(len(whole)):
-        (tmp_path / "state.json").write_bytes(whole[:length])
+        (tmp_path / name).write_bytes(whole[:length])
         store = StateStore(tmp_path)
-        assert store.load() == OLD
-        assert len(store.notes) == 1
-        assert "state.json is not usable" in store.notes[0]
+        assert (store.load(), store.doubtful) == (left, doubtful)
+        said = [f"{tmp_path / name} is not usable"] if name != "state.previous.json" else []  # which was not needed
+        assert [note.partition(":")[0] for note in store.notes] == said
 
 
-def test_a_single_wrong_byte_anywhere_is_noticed(tmp_path: Path) -> None:
+@TORN
+def test_a_single_wrong_byte_anywhere_is_noticed(name: str, left: State, doubtful: bool, tmp_path: Path) -> None:
     store_of(tmp_path, OLD, NEW)
-    whole = (tmp_path / "state.json").read_bytes()
+    whole = (tmp_path / name).read_bytes()
     for place in range(len(whole)):
-        (tmp_path / "state.json").write_bytes(whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :])
-        assert read(tmp_path) == OLD
+        (tmp_path / name).write_bytes(whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :])
+        store = StateStore(tmp_path)
+        assert (store.load(), store.doubtful) == (left, doubtful)
 
 
 def newer(file: dict[str, object]) -> None:
@@ -96,7 +122,7 @@ def test_a_foreign_file_is_not_a_state(spoil: Callable[[dict[str, object]], None
     spoil(file)
     (tmp_path / "state.json").write_text(json.dumps(file))
     store = StateStore(tmp_path)
-    assert store.load() == OLD
+    assert store.load() == NEW
     assert words in store.notes[0]
 
 
@@ -109,67 +135,125 @@ def test_when_both_are_unusable_the_controller_starts_anew_and_both_are_told(tmp
     assert len(store.notes) == 2
 
 
-def test_the_one_before_is_kept(tmp_path: Path) -> None:
+def test_one_of_both_is_enough(tmp_path: Path) -> None:
     store_of(tmp_path, OLD, NEW)
     (tmp_path / "state.json").unlink()
-    assert read(tmp_path) == OLD
+    assert read(tmp_path) == NEW
 
 
 @pytest.mark.parametrize("error", [OSError, crash.PowerCut])
-def test_a_crash_at_any_step_of_saving_leaves_the_state_before_or_the_new_one(error: type[BaseException], tmp_path: Path) -> None:
-    store = store_of(tmp_path, State("a" * 32), OLD)
+def test_a_crash_at_any_step_of_saving_leaves_the_state_before_or_the_new_one(
+    error: type[BaseException], big: bool, tmp_path: Path
+) -> None:
+    store = store_of(tmp_path, State("a" * 32), MIDDLE, OLD)
+    assert (tmp_path / "state.changes.json").exists() is not big
     for _ in crash.everywhere(lambda: store.save(NEW), error):
         assert read(tmp_path) in (OLD, NEW)
     assert read(tmp_path) == NEW
 
 
 @pytest.mark.parametrize("error", [OSError, crash.PowerCut])
-def test_a_crash_while_a_torn_file_is_replaced_does_not_lose_the_one_before(error: type[BaseException], tmp_path: Path) -> None:
-    store_of(tmp_path, OLD, NEW)
-    (tmp_path / "state.json").write_text("torn")
-    store = StateStore(tmp_path)
-    found = store.load()
-    for _ in crash.everywhere(lambda: store.save(found), error):
-        assert read(tmp_path) == OLD
-    assert read(tmp_path) == OLD
+def test_a_crash_while_changes_become_a_whole_forgets_neither(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def changed() -> StateStore:
+        monkeypatch.setattr(state, "FEW", 250)
+        store = store_of(tmp_path, MIDDLE, OLD)
+        assert (tmp_path / "state.changes.json").exists()
+        monkeypatch.setattr(state, "FEW", 0)
+        return store
 
-
-def test_what_is_intended_is_known_until_more_is_saved(tmp_path: Path) -> None:
-    store = store_of(tmp_path, OLD)
-    for target in (SECOND, THIRD):  # the second time nothing was saved in between
-        store.intend([target])
-    assert read(tmp_path).live_targets == (*OLD.live_targets, SECOND, THIRD)
-    store.save(NEW)
+    stores = [changed()]
+    for _ in crash.everywhere(lambda: stores[-1].save(NEW), error):
+        assert read(tmp_path) in (OLD, NEW)
+        monkeypatch.setattr(state, "FEW", 250)
+        stores[-1].save(MIDDLE)  # the process may have outlived it
+        assert read(tmp_path) == MIDDLE
+        stores.append(changed())
+    assert not (tmp_path / "state.changes.json").exists()
     assert read(tmp_path) == NEW
-    store.intend([THIRD])
-    again = StateStore(tmp_path)
-    assert again.load() == replace(NEW, live_targets=(THIRD,))
-    again.intend([SECOND])
-    assert read(tmp_path) == replace(NEW, live_targets=(THIRD, SECOND))
 
 
 @pytest.mark.parametrize("error", [OSError, crash.PowerCut])
-def test_a_crash_at_any_step_of_intending_forgets_nothing(error: type[BaseException], tmp_path: Path) -> None:
-    store = store_of(tmp_path, OLD)
-    store.intend([SECOND])
-    for _ in crash.everywhere(lambda: store.intend([THIRD]), error):
-        assert read(tmp_path).live_targets in ((*OLD.live_targets, SECOND), (*OLD.live_targets, SECOND, THIRD))
-    for _ in crash.everywhere(lambda: store.save(NEW), error):
-        assert read(tmp_path) in (
-            replace(OLD, live_targets=(*OLD.live_targets, SECOND, THIRD)),
-            replace(NEW, live_targets=(SECOND, THIRD)),
-            NEW,
-        )
+@pytest.mark.parametrize("name", ["state.json", "state.previous.json"])
+def test_a_crash_while_a_torn_file_is_replaced_forgets_nothing(name: str, error: type[BaseException], tmp_path: Path) -> None:
+    store_of(tmp_path, OLD, NEW)
+    (tmp_path / name).write_text("torn")
+    store = StateStore(tmp_path)
+    found = store.load()
+    for _ in crash.everywhere(lambda: store.save(found), error):
+        assert read(tmp_path) == NEW
     assert read(tmp_path) == NEW
 
 
-def test_intentions_that_are_torn_are_told_and_the_state_is_read(tmp_path: Path) -> None:
-    store_of(tmp_path, OLD).intend([SECOND])
-    (tmp_path / "state.intended.json").write_text("torn")
+def test_changes_of_another_whole_are_not_believed(tmp_path: Path) -> None:
+    store_of(tmp_path, OLD, NEW)
+    changes = (tmp_path / "state.changes.json").read_bytes()
+    store_of(tmp_path, MIDDLE)
+    (tmp_path / "state.changes.json").write_bytes(changes)
     store = StateStore(tmp_path)
-    assert store.load() == OLD
-    assert [note.partition(":")[0] for note in store.notes] == [f"{tmp_path}/state.intended.json is not usable"]
-    assert not store.doubtful
+    assert (store.load(), store.notes, store.doubtful) == (MIDDLE, [], False)
+
+
+class Owners(dict[str, Owner]):
+    """One that tells when it is gone."""
+
+
+def test_the_same_once_more_is_neither_written_nor_kept_beside_what_was(tmp_path: Path) -> None:
+    """With 10,000 containers that was 6 MiB."""
+    first = replace(OLD, owners=Owners(OLD.owners))
+    kept, store = weakref.ref(first.owners), store_of(tmp_path, first)
+    with crash.at(-1, OSError) as steps:
+        store.save(OLD)
+    assert steps == []
+    del first
+    assert kept() is None
+
+
+def test_little_is_written_of_much(tmp_path: Path) -> None:
+    """What 10,000 containers have in the state, 4 MB, is not written again for each of them."""
+    many = replace(OLD, owners={f"a{number}.example/": Owner("web", f"project-{number}") for number in range(5_000)})
+    store, now, written = store_of(tmp_path, many), many, []
+    for number in range(600):
+        before = (tmp_path / "state.json").stat().st_ino
+        now = replace(now, owners={**now.owners, f"b{number}.example/": Owner("git")})
+        store.save(now)
+        written.append((tmp_path / "state.json").stat().st_ino != before)
+        if number in (0, 554, 555, 599):
+            assert read(tmp_path) == now
+    assert [number for number, whole in enumerate(written) if whole] == [555], "a tenth of all that is in it by then"
+    assert len((tmp_path / "state.changes.json").read_bytes()) < 10_000 < len((tmp_path / "state.json").read_bytes())
+
+
+names = st.sampled_from("abcde")
+targets = st.builds(lambda name, port: (replace(TARGET, container_id=name, port=port), "default"), names, st.integers(80, 82))
+owners = st.builds(Owner, names, lost_unix=st.sampled_from([0.0, 7.5]))
+rollouts = st.builds(Rollout, active=names, members=st.frozensets(names))
+states = st.builds(
+    State,
+    st.just("a" * 32),
+    owners=st.dictionaries(names, owners),
+    live_digest=names,
+    live_targets=st.frozensets(targets),
+    places=st.frozensets(names),
+    joined=st.frozensets(names),
+    fallback_files=st.dictionaries(names, names),
+    rollouts=st.dictionaries(names, rollouts),
+    frozen=st.booleans(),
+    drain=st.none() | st.builds(Drain, st.just(1.0), st.just(2.0)),
+)
+
+
+@given(saved=st.lists(states, min_size=1, max_size=6), few=st.integers(0, 60), torn=st.booleans())
+def test_whatever_is_saved_after_whatever_is_what_is_read(saved: list[State], few: int, torn: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        patch.setattr(state, "FEW", few)
+        store = StateStore(Path(folder))
+        for each in saved:
+            store.save(each)
+            if torn:
+                (Path(folder) / "state.json").write_text("torn")
+            assert read(Path(folder)) == each
 
 
 def test_a_directory_belongs_to_one_controller(tmp_path: Path) -> None:
