@@ -93,7 +93,9 @@ class StateStore:
         self._lock_path = directory / "lock"
         self._lock: IO[str] | None = None
         self._saved: State | None = None
-        """What is on the disk, as far as is known."""
+        """What was written last."""
+        self._sure = False
+        """Whether that is on the disk: nothing has failed since."""
         self._beside = _Changes("", NOTHING, NOTHING)
         """What state.changes.json says."""
         self.notes: list[str] = []
@@ -151,13 +153,13 @@ class StateStore:
         if state == self._saved:
             self._saved = state  # the same once more is not kept beside what it was made of
             return
-        changes, self._saved = self._changes_to(state), None
+        changes, self._sure = self._changes_to(state), False
         if changes is None:
             changes = self._save_whole(state)
         else:
             write_whole(self._changes, _encode(changes)[1])
             sync_directory(self._path.parent)
-        self._saved, self._beside = state, changes
+        self._saved, self._beside, self._sure = state, changes, True
 
     def _save_whole(self, state: State) -> _Changes:
         checksum, content = _encode(state)
@@ -169,8 +171,8 @@ class StateStore:
         return _Changes(checksum, NOTHING, NOTHING)
 
     def _changes_to(self, state: State) -> _Changes | None:
-        """Those beside the whole, and what is otherwise now; None when they are not little."""
-        if not self._saved:
+        """Those beside the whole, and what is otherwise now; None when they are not little, or the whole is not sure."""
+        if not self._saved or not self._sure:
             return None
         gone, new = _between(self._saved, state)
         beside = self._beside

@@ -210,6 +210,18 @@ def test_the_same_once_more_is_neither_written_nor_kept_beside_what_was(tmp_path
     assert kept() is None
 
 
+def test_on_a_disk_that_is_full_only_what_changes_the_state_fails(tmp_path: Path) -> None:
+    """A cycle asks for it several times, and goes on where there is nothing to write: with nginx's files on another partition,
+    what it decides is live all the same."""
+    store = store_of(tmp_path, OLD)
+    with crash.at(0, OSError), pytest.raises(OSError, match="full"):
+        store.save(NEW)
+    with crash.at(0, OSError):
+        store.save(OLD)
+    store.save(MIDDLE)
+    assert read(tmp_path) == MIDDLE
+
+
 def test_little_is_written_of_much(tmp_path: Path) -> None:
     """What 10,000 containers have in the state, 4 MB, is not written again for each of them."""
     many = replace(OLD, owners={f"a{number}.example/": Owner("web", f"project-{number}") for number in range(5_000)})
