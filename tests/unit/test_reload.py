@@ -154,6 +154,19 @@ async def test_a_signal_that_nginx_does_not_hear_is_sent_again(engine: bench.Eng
     assert reloader.signals == 3
 
 
+async def test_a_signal_that_a_slow_engine_sends_late_is_sent_once(engine: bench.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one would reach an nginx that has loaded all, and the next reload's would be lost while that parses."""
+    engine.nginx.parses, kill = 0.05, engine.kill
+
+    async def late(container: str, signal: str) -> None:
+        await asyncio.sleep(2 * reload.SIGNAL_AGAIN)
+        await kill(container, signal)
+
+    monkeypatch.setattr(engine, "kill", late)
+    live, reloader = await reloaded(engine)
+    assert (live.digest, reloader.signals) == (NEW, 1)
+
+
 async def test_an_nginx_that_never_answers_with_the_new_digest_is_not_live(engine: bench.Engine) -> None:
     engine.nginx.deaf = 1000
     began = time.monotonic()
