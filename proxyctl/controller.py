@@ -25,7 +25,7 @@ from proxyctl.plan import drain, generations, planner, routes
 from proxyctl.plan.quarantine import Served
 from proxyctl.publication import Publication, PutBack
 from proxyctl.publish.nginx import NginxInstance, NginxMissing
-from proxyctl.publish.reload import Live, NotProved
+from proxyctl.publish.reload import Live, NotProved, Silent
 from proxyctl.publish.test import Refused
 from proxyctl.report import CycleReport, Wake
 from proxyctl.rollouts import Rollouts
@@ -141,6 +141,8 @@ class Controller:
             course.result, course.error = "unreadable", str(error)
         except Refused as error:
             course.result, course.error = "refused", str(error)
+        except Silent as error:
+            course.result, course.error, learned = "failed", error.reason, True
         except NotProved as error:
             course.result, course.error, learned = "restored", error.reason, isinstance(error, PutBack)
         except (EngineRefused, NginxMissing, OSError, TemplateError, ValueError) as error:
@@ -361,8 +363,10 @@ class Controller:
         left = self.state.joined - plan.networks
         if left:
             self._has_left = True
-            await self._parts.nginx.leave(nginx, left)
-            self.state = replace(self.state, joined=self.state.joined - left)
+            if await self._parts.nginx.leave(nginx, left):
+                self.state = replace(self.state, joined=self.state.joined - left)
+            else:
+                self._timers.later(1.0, "nginx has just been started")
 
     def _intend(self, table: RouteTable) -> None:
         """Saves what nginx is about to be told beside what it knows, so that a crash before the proof forgets no target."""

@@ -20,7 +20,7 @@ from proxyctl.plan.quarantine import Served
 from proxyctl.publish.draft import Draft
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.publish.promote import Published
-from proxyctl.publish.reload import Live, NotProved
+from proxyctl.publish.reload import Live, NotProved, Silent
 from proxyctl.publish.test import Refused, Tested
 from proxyctl.report import Wake
 from proxyctl.retirement import Retirement
@@ -154,6 +154,8 @@ class Publication:
         hosts = len(wanted.table.vhosts)
         try:
             await self._reload(course, published, nginx, hosts)
+        except Silent:
+            raise
         except NotProved as error:
             blamed = await self._judge(error, published, wanted, tested.draft)
             await self._put_back(course, published, nginx, max(hosts, len(self.table.vhosts)), error, blamed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,6 +19,10 @@ CONF_DIR, BOOT_DIR, LOGS_DIR = "/etc/proxyctl/conf", "/etc/proxyctl/boot", "/var
 """Where the three directories appear in a container that proxyctl creates."""
 KEPT_NETWORKS = frozenset({"bridge"})
 """Networks that nobody can remove: once in, nginx stays."""
+YOUNG = 3.0
+"""Seconds after its start in which nginx leaves no network. An engine that comes back starts nginx, and a call that waited for it
+reaches it in the middle of that: nginx is then in its own network and cannot be reached there until it joins another one (20.10,
+3 of 58 restarts of the engine). And who has ended with the engine is mostly back within that time."""
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
 
 
@@ -94,6 +99,8 @@ class Nginx(ABC):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._versions: dict[str, tuple[int, ...]] = {}
+        self._run, self._since = ("", ""), 0.0
+        """Which run of nginx was last seen, and since when (monotonic)."""
 
     @abstractmethod
     async def look(self) -> NginxInstance:
@@ -107,6 +114,8 @@ class Nginx(ABC):
         return _last_line(await self._engine.logs(container))
 
     async def _describe(self, raw: Mapping[str, Any], inside: tuple[str, str, str], neighbours: Neighbours) -> NginxInstance:
+        if _run(raw) != self._run:
+            self._run, self._since = _run(raw), time.monotonic()
         networks = raw["NetworkSettings"]["Networks"] or {}
         host_network = raw["HostConfig"].get("NetworkMode") == "host"
         view = NginxView(
@@ -151,11 +160,17 @@ class Nginx(ABC):
                 refused[network] = str(error)
         return JoinResult(missing - refused.keys(), refused)
 
-    async def leave(self, instance: NginxInstance, networks: frozenset[str]) -> None:
-        """Best effort: a network that is gone, or that nginx is out of, is what was wanted."""
-        for network in sorted(networks - KEPT_NETWORKS):
+    async def leave(self, instance: NginxInstance, networks: frozenset[str]) -> bool:
+        """Whether nginx has left them; not yet, when it has just been started. Best effort: a network that is gone, or that nginx
+        is out of, is what was wanted."""
+        leaving = sorted(networks - KEPT_NETWORKS)
+        raw = await self._engine.inspect_raw(instance.id) if leaving else None
+        if leaving and (not raw or _run(raw) != self._run or time.monotonic() - self._since < YOUNG):
+            return False
+        for network in leaving:
             with suppress(EngineRefused):
                 await self._engine.disconnect_network(network, instance.id)
+        return True
 
 
 class NginxContainer(Nginx):
@@ -253,6 +268,10 @@ class NginxContainer(Nginx):
 def bootstrap_view() -> NginxView:
     """What the very first configuration is rendered for, before there is an nginx to ask: the oldest one, knowing nothing."""
     return NginxView((0,), {}, host_network=False, ipv6=False, conf_dir=CONF_DIR, runtime_dir=BOOT_DIR, logs_dir=LOGS_DIR)
+
+
+def _run(raw: Mapping[str, Any]) -> tuple[str, str]:
+    return str(raw["Id"]), str(raw["State"].get("StartedAt", ""))
 
 
 def _addresses(raw: Mapping[str, Any], *, host_network: bool) -> tuple[tuple[str, int], ...]:

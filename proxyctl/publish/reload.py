@@ -33,6 +33,8 @@ LOG_AFTER = 0.4
 SIGNAL_AGAIN = 1.5
 GIVE_UP = 20.0
 """Seconds until a signal counts as lost, and until nginx counts as dead; each more for one that needs long to parse."""
+SILENT = 2.0
+"""Seconds without any answer until nobody knows any more where nginx is; more for one that needs long to parse."""
 LONGER, PATIENCE = 2, 5
 """Times what a parse takes: until nginx is asked what keeps it, and until it is signalled again, since a signal in the middle of
 a parse would only begin another one."""
@@ -52,6 +54,10 @@ class NotProved(Exception):  # noqa: N818
         super().__init__(reason)
         self.reason = reason
         self.refused = refused
+
+
+class Silent(NotProved):
+    """nginx answers at none of its addresses. That says nothing about what was published, and it may have other ones by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +105,11 @@ class Reloader:
         again = began + max(SIGNAL_AGAIN, patience)
         await asyncio.sleep(self._took / 2)
         log_after = max(LOG_AFTER, LONGER * parsing)
-        log_at = began + log_after
+        log_at, heard = began + log_after, began
         while time.monotonic() - began < GIVE_UP + patience:
-            if await self.digest(nginx) == published.digest:
+            said = await self.digest(nginx)
+            heard = time.monotonic() if said is not None else heard
+            if said == published.digest:
                 self._took = time.monotonic() - began
                 return await self._retired(published, nginx, old, began, workers)
             if time.monotonic() > log_at:
@@ -109,6 +117,8 @@ class Reloader:
                 await self._check_runs(nginx)
                 if not is_there():
                     raise NotProved("somebody else has changed what nginx reads")
+                if time.monotonic() - heard > max(SILENT, patience):
+                    raise Silent("nginx answers at none of its addresses")
                 log_at = time.monotonic() + log_after
             if time.monotonic() > again:
                 await self._signal(nginx)
@@ -172,8 +182,8 @@ class Reloader:
         ending = frozenset(w.pid for w in there if w.shutting_down)
         return frozenset(w.pid for w in there) - ending, ending
 
-    async def digest(self, nginx: NginxInstance) -> str:
-        """What nginx says it runs; empty when it does not answer or is not published yet."""
+    async def digest(self, nginx: NginxInstance) -> str | None:
+        """What nginx says it runs; empty when it is not published yet, None when it does not answer."""
         known = [self._address] if self._address in nginx.addresses else []
         for address in (*known, *(a for a in nginx.addresses if a not in known)):
             try:
@@ -182,7 +192,7 @@ class Reloader:
                 continue
             self._address = address
             return said
-        return ""
+        return None
 
 
 async def _pause(began: float) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from proxyctl.publish import reload
+from proxyctl.publish import nginx, reload
 from tests.unit.asked import Server, Watching
 from tests.unit.controlled import Rig
 
@@ -24,8 +24,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "unit"))
 
 @pytest.fixture
 async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    for name, seconds in {"RETIRE_AFTER": 0.01, "LOG_AFTER": 0.1, "SIGNAL_AGAIN": 0.5, "GIVE_UP": 1.0}.items():
+    for name, seconds in {"RETIRE_AFTER": 0.01, "LOG_AFTER": 0.1, "SIGNAL_AGAIN": 0.5, "SILENT": 0.5, "GIVE_UP": 1.0}.items():
         monkeypatch.setattr(reload, name, seconds)
+    monkeypatch.setattr(nginx, "YOUNG", 0.0)
     rig = Rig(tmp_path)
     rig.nginx.parses, rig.nginx.retires = 0.001, 0.002
     async with rig.nginx.listening():

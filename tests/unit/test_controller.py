@@ -11,7 +11,7 @@ from proxyctl.model import Container, EngineUnavailable, RouteTable
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.report import Wake
 from tests.unit import crash, make
-from tests.unit.controlled import API, BEFORE, RELIST, WEB, Rig, policy, site
+from tests.unit.controlled import API, BEFORE, RELIST, WEB, Rig, policy, site, waiting
 
 # ---------------------------------------------------------------- what goes well
 
@@ -164,6 +164,23 @@ async def test_what_nginx_refuses_only_when_it_loads_it_is_put_aside(rig: Rig) -
     assert (await rig.cycle(RELIST, API)).result == "live"
     assert "api.example" in rig.served()
     assert "bad.example" not in rig.served()
+
+
+async def test_an_nginx_that_answers_nowhere_is_looked_for_at_once_and_nothing_is_put_back(rig: Rig) -> None:
+    """It may be in other networks by then, or have to be joined to one; what was published was tested."""
+    good = await rig.live(WEB)
+    port, rig.nginx.port = rig.nginx.port, 1
+    rig.engine.put(API)
+    report = await rig.controller.cycle(RELIST)
+    assert (report.result, report.error) == ("failed", "nginx answers at none of its addresses")
+    assert rig.reference.current() not in ("", good.digest)
+    (timer,) = waiting("try again")
+    assert timer.when() - asyncio.get_running_loop().time() < 0.1
+    rig.nginx.port = port
+    rig.engine.calls.clear()
+    assert (await rig.cycle()).error == ""
+    assert rig.nginx.running == rig.reference.current()
+    assert "api.example" in rig.served()
 
 
 async def test_when_not_even_the_last_good_one_can_be_proved_nothing_counts_as_live(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import time
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ import pytest
 from proxyctl import controller, leaving, publication
 from proxyctl.model import EngineEvent, EngineUnavailable, Neighbours
 from proxyctl.plan import routes
+from proxyctl.publish import nginx
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.report import Wake
 from proxyctl.state import State, StateStore
@@ -44,6 +46,19 @@ async def test_a_network_that_could_not_be_left_is_left_in_the_next_cycle(rig: R
     monkeypatch.setattr(rig.engine, "disconnect_network", disconnect)
     await rig.cycle()
     assert "front" not in rig.engine.networks
+
+
+async def test_a_network_that_cannot_be_left_yet_is_left_a_little_later(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.live(WEB)
+    monkeypatch.setattr(nginx, "YOUNG", math.inf)
+    report = await rig.remove(WEB)
+    assert report.error == ""
+    assert rig.controller.state.joined == {"front"}
+    assert waiting("nginx has just been started")
+    monkeypatch.setattr(nginx, "YOUNG", 0.0)
+    await rig.cycle(Wake(("nginx has just been started",)))
+    assert "front" not in rig.engine.networks
+    assert rig.controller.state.joined == frozenset()
 
 
 async def test_a_network_that_nginx_was_in_before_is_not_left(rig: Rig) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxyctl.publish import nginx
 from proxyctl.publish.nginx import JoinResult, NginxContainer, NginxInstance, NginxMissing
 from tests.unit import bench, make
 
@@ -140,17 +141,37 @@ async def test_a_network_that_refuses_keeps_no_other_out(engine: bench.Engine) -
 
 
 async def test_an_nginx_in_the_hosts_network_joins_nothing(engine: bench.Engine) -> None:
-    nginx = bench.instance(engine, view=make.view(networks={}, host_network=True))
-    assert await container(engine).join(nginx, frozenset({"front"})) == JoinResult()
+    outside = bench.instance(engine, view=make.view(networks={}, host_network=True))
+    assert await container(engine).join(outside, frozenset({"front"})) == JoinResult()
     assert engine.calls == []
 
 
-async def test_leaving_a_network_that_is_gone_is_what_was_wanted(engine: bench.Engine) -> None:
+async def test_leaving_a_network_that_is_gone_is_what_was_wanted(engine: bench.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nginx, "YOUNG", 0.0)
     engine.networks = {"far": "10.0.0.1"}
-    await container(engine).leave(described(engine), frozenset({"far", "gone"}))
+    there = container(engine)
+    assert await there.leave(await there.ensure(), frozenset({"far", "gone"}))
+    assert engine.networks == {}
+
+
+async def test_an_nginx_that_has_just_been_started_leaves_no_network(
+    engine: bench.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the engine was away as that was decided, and has started it since."""
+    engine.networks, there, far = {"far": "10.0.0.1"}, container(engine), frozenset({"far"})
+    found = await there.ensure()
+    assert not await there.leave(found, far)
+    monkeypatch.setattr(nginx, "YOUNG", 0.0)
+    engine.started += 1
+    assert not await there.leave(found, far)
+    engine.status = ""
+    assert not await there.leave(found, far)
+    assert engine.did("disconnect") == []
+    engine.status = "running"
+    assert await there.leave(await there.ensure(), far)
     assert engine.networks == {}
 
 
 async def test_nginx_stays_in_the_network_that_nobody_can_remove(engine: bench.Engine) -> None:
-    await container(engine).leave(described(engine), frozenset({"bridge"}))
+    assert await container(engine).leave(described(engine), frozenset({"bridge"}))
     assert engine.calls == []

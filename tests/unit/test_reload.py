@@ -13,7 +13,7 @@ from proxyctl.fileset import NginxWorker
 from proxyctl.model import EngineRefused
 from proxyctl.publish import reload
 from proxyctl.publish.promote import Published
-from proxyctl.publish.reload import Live, NotProved, Reloader
+from proxyctl.publish.reload import Live, NotProved, Reloader, Silent
 from proxyctl.publish.workers import workers
 from tests.unit import bench
 
@@ -23,7 +23,14 @@ PUBLISHED = Published(NEW, OLD)
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"RETIRE_AFTER": 0.01, "LOG_AFTER": 0.1, "SIGNAL_AGAIN": 0.4, "GIVE_UP": 2.0, "SETTLE": 0.2}.items():
+    for name, seconds in {
+        "RETIRE_AFTER": 0.01,
+        "LOG_AFTER": 0.1,
+        "SIGNAL_AGAIN": 0.4,
+        "GIVE_UP": 2.0,
+        "SETTLE": 0.2,
+        "SILENT": 0.5,
+    }.items():
         monkeypatch.setattr(reload, name, seconds)
 
 
@@ -167,6 +174,19 @@ async def test_a_signal_that_a_slow_engine_sends_late_is_sent_once(engine: bench
     assert (live.digest, reloader.signals) == (NEW, 1)
 
 
+async def test_an_nginx_that_answers_nowhere_is_not_waited_for(engine: bench.Engine) -> None:
+    began = time.monotonic()
+    with pytest.raises(Silent, match="answers at none of its addresses"):
+        await Reloader(engine, bench.TOKEN).reload(PUBLISHED, bench.instance(engine, addresses=(("127.0.0.1", 1),)), None, 2)
+    assert reload.SILENT < time.monotonic() - began < reload.GIVE_UP
+
+
+async def test_an_nginx_that_needs_long_and_answers_as_before_is_waited_for(engine: bench.Engine) -> None:
+    engine.nginx.parses = 2 * reload.SILENT
+    live, _ = await reloaded(engine)
+    assert live.digest == NEW
+
+
 async def test_an_nginx_that_never_answers_with_the_new_digest_is_not_live(engine: bench.Engine) -> None:
     engine.nginx.deaf = 1000
     began = time.monotonic()
@@ -257,8 +277,8 @@ async def test_the_digest_is_asked_at_every_address_until_one_answers(engine: be
     addresses = (("127.0.0.1", 1), ("127.0.0.1", port))
     reloader = Reloader(engine, bench.TOKEN)
     assert await reloader.digest(bench.instance(engine, addresses=addresses)) == OLD
-    assert await reloader.digest(bench.instance(engine, addresses=(("127.0.0.1", 1),))) == ""
-    assert await reloader.digest(bench.instance(engine, addresses=())) == ""
+    assert await reloader.digest(bench.instance(engine, addresses=(("127.0.0.1", 1),))) is None
+    assert await reloader.digest(bench.instance(engine, addresses=())) is None
 
 
 async def test_live_is_one_run_of_one_container(engine: bench.Engine) -> None:
