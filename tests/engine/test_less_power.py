@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from proxyctl.publish.nginx import YOUNG
 from tests.relay import Call, Relay
 from tests.rig import Box, Controller, Rig, until
 
@@ -113,7 +114,7 @@ def test_with_create_and_join_it_needs_what_the_table_says(rig: Rig, relay: Rela
     app = rig.run_container(name="more", network=network, other_labels={f"{controller.prefix}.host": "more.example"})
     controller.wait_for("more.example", backend="more")
     app.remove()
-    until(lambda: "POST /networks/{id}/disconnect" in asked(relay), 5, "nginx to leave the network")
+    until(lambda: "POST /networks/{id}/disconnect" in asked(relay), YOUNG + 5, "nginx to leave the network")
     controller.stop()
     assert refused(relay) == []
     assert asked(relay) == permitted.keys() - {"GET /containers/{id}/logs"}

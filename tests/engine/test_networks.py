@@ -7,6 +7,7 @@ import time
 import pytest
 from docker.types import IPAMConfig, IPAMPool
 
+from proxyctl.publish.nginx import YOUNG
 from tests.rig import Controller, Rig, free_port
 
 
@@ -19,6 +20,7 @@ def test_nginx_joins_the_network_of_a_newcomer_and_leaves_it_with_the_last_targe
     box = rig.run_container({"host": "joined.example"}, name="joined", network=network)
     controller.wait_for("joined.example", backend="joined")
     assert network in networks_of(rig, controller)
+    time.sleep(YOUNG)  # so long after its start it stays where it is
     box.stop()
     box.remove()
     rig.client.remove_network(network)  # at once, as `docker compose down` does: it fails while nginx is in it
