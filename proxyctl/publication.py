@@ -58,6 +58,8 @@ class Publication:
         self._last_digest = state.live_digest
         self._unretired: Live | None = None
         """A new proof whose old workers are not accounted for yet."""
+        self._silent: tuple[object, ...] = ()
+        """What was published when nginx answered nowhere, and where that was: looking for it once is enough."""
         self.table = RouteTable()
         """The one that is live."""
         self.drain: DrainPhase = "serving"
@@ -154,9 +156,11 @@ class Publication:
         hosts = len(wanted.table.vhosts)
         try:
             await self._reload(course, published, nginx, hosts)
-        except Silent:
-            raise
         except NotProved as error:
+            where = (published.digest, nginx.id, nginx.started_at, nginx.addresses)
+            if isinstance(error, Silent) and where != self._silent:
+                self._silent = where
+                raise
             blamed = await self._judge(error, published, wanted, tested.draft)
             await self._put_back(course, published, nginx, max(hosts, len(self.table.vhosts)), error, blamed)
         course.result = "live"

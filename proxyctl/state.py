@@ -15,6 +15,7 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -152,6 +153,9 @@ class StateStore:
         """Raises OSError; the state on disk is then the one before."""
         if state == self._saved:
             self._saved = state  # the same once more is not kept beside what it was made of
+            if not self._sure:  # what could not be kept may lie there all the same
+                with suppress(OSError):
+                    self._beside, self._sure = self._save_whole(state), True
             return
         changes, self._sure = self._changes_to(state), False
         if changes is None:

@@ -35,7 +35,7 @@ class Timers:
 
     def try_again(self, *, failed: bool, learned: bool = False) -> None:
         """A cycle that failed may have swallowed an event: everything is read anew, soon at first and then less often. At once,
-        but not twice in a row, where it `learned` what was wrong, so that the next one will do something else."""
+        but not twice in a row, where it `learned` who is to blame, or that nginx has to be looked for."""
         self._failures = self._failures + 1 if failed else 0
         if self._failures:
             pause = 0.0 if learned and self._failures == 1 else min(2.0 ** min(self._failures - 1, 16), RETRY_AFTER)

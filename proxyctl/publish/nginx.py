@@ -163,14 +163,21 @@ class Nginx(ABC):
     async def leave(self, instance: NginxInstance, networks: frozenset[str]) -> bool:
         """Whether nginx has left them; not yet, when it has just been started. Best effort: a network that is gone, or that nginx
         is out of, is what was wanted."""
-        leaving = sorted(networks - KEPT_NETWORKS)
-        raw = await self._engine.inspect_raw(instance.id) if leaving else None
-        if leaving and (not raw or _run(raw) != self._run or time.monotonic() - self._since < YOUNG):
-            return False
-        for network in leaving:
+        for network in sorted(networks - KEPT_NETWORKS):
+            if not await self._is_settled(instance):
+                return False
             with suppress(EngineRefused):
                 await self._engine.disconnect_network(network, instance.id)
         return True
+
+    async def _is_settled(self, instance: NginxInstance) -> bool:
+        try:
+            raw = await self._engine.inspect_raw(instance.id)
+        except (EngineRefused, NginxMissing):
+            return False
+        if not raw or not raw["State"].get("Running"):  # it is known as the run that it was until it is started again
+            return False
+        return _run(raw) == self._run and time.monotonic() - self._since >= YOUNG
 
 
 class NginxContainer(Nginx):

@@ -57,7 +57,7 @@ class NotProved(Exception):  # noqa: N818
 
 
 class Silent(NotProved):
-    """nginx answers at none of its addresses. That says nothing about what was published, and it may have other ones by now."""
+    """nginx answers at none of its addresses. It may have other ones by now, and so nothing is known of what was published."""
 
 
 @dataclass(frozen=True, slots=True)

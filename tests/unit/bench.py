@@ -164,6 +164,8 @@ class Nginx:
         """What it writes into its log instead of loading this digest; empty when it loads it."""
         self.ignores: Callable[[str], bool] = lambda _: False
         """Whether it keeps the old configuration without a word."""
+        self.speaks: Callable[[str], bool] = lambda _: True
+        """Whether it answers anybody with this digest."""
         self.parses = 0.005
         """Seconds from the signal to the first new worker."""
         self.retires = 0.02
@@ -220,6 +222,8 @@ class Nginx:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         self._asked += 1
         digest = self._old if self._old and self._asked % 2 else self.running
+        if not self.speaks(digest):
+            return
         found = digest and f"host: {TOKEN}" in head.lower()
         body = f"{digest}\n" if found else "Unknown host\n"
         status = "200 OK" if found else "404 Not Found"

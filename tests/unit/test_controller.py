@@ -183,6 +183,20 @@ async def test_an_nginx_that_answers_nowhere_is_looked_for_at_once_and_nothing_i
     assert "api.example" in rig.served()
 
 
+async def test_what_makes_an_nginx_silent_is_put_back_when_looking_for_it_has_not_helped(rig: Rig) -> None:
+    """`listen 80 proxy_protocol` in a hand-written vhost is accepted, and answers nobody from then on."""
+    good = await rig.live(WEB)
+    rig.nginx.speaks = lambda digest: digest == good.digest
+    rig.engine.put(API)
+    assert (await rig.controller.cycle(RELIST)).error == "nginx answers at none of its addresses"
+    report = await rig.controller.cycle(RELIST)
+    assert (report.result, report.error) == (
+        "restored",
+        "nginx answers at none of its addresses; the last good configuration is back",
+    )
+    assert rig.reference.current() == rig.nginx.running == good.digest
+
+
 async def test_when_not_even_the_last_good_one_can_be_proved_nothing_counts_as_live(rig: Rig) -> None:
     await rig.live(WEB)
     rig.nginx.deaf = 10**6

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxyctl.model import EngineRefused
 from proxyctl.publish import nginx
 from proxyctl.publish.nginx import JoinResult, NginxContainer, NginxInstance, NginxMissing
 from tests.unit import bench, make
@@ -164,8 +165,18 @@ async def test_an_nginx_that_has_just_been_started_leaves_no_network(
     monkeypatch.setattr(nginx, "YOUNG", 0.0)
     engine.started += 1
     assert not await there.leave(found, far)
-    engine.status = ""
+    engine.started -= 1
+    for status in ("exited", ""):
+        engine.status = status
+        assert not await there.leave(found, far)
+    engine.status, asked = "running", engine.inspect_raw
+
+    async def refused(_: str) -> None:
+        raise EngineRefused(500, "no")
+
+    monkeypatch.setattr(engine, "inspect_raw", refused)
     assert not await there.leave(found, far)
+    monkeypatch.setattr(engine, "inspect_raw", asked)
     assert engine.did("disconnect") == []
     engine.status = "running"
     assert await there.leave(await there.ensure(), far)

@@ -216,10 +216,20 @@ def test_on_a_disk_that_is_full_only_what_changes_the_state_fails(tmp_path: Path
     store = store_of(tmp_path, OLD)
     with crash.at(0, OSError), pytest.raises(OSError, match="full"):
         store.save(NEW)
-    with crash.at(0, OSError):
+    with crash.at(0, OSError) as steps:
         store.save(OLD)
+    assert steps == ["crash"]
     store.save(MIDDLE)
     assert read(tmp_path) == MIDDLE
+
+
+def test_what_could_not_be_kept_is_not_on_the_disk_once_it_is_taken_back(big: bool, tmp_path: Path) -> None:  # noqa: ARG001
+    """The directory could not be synced, so an operator was told that the word is not kept; and the file was there."""
+    store = store_of(tmp_path, OLD)
+    for _ in crash.everywhere(lambda: store.save(NEW), OSError):
+        store.save(OLD)
+        assert read(tmp_path) == OLD
+    assert read(tmp_path) == NEW
 
 
 def test_little_is_written_of_much(tmp_path: Path) -> None:
