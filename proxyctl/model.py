@@ -324,6 +324,8 @@ class NginxView:
     """Where the directory that a boot clears appears inside the container."""
     logs_dir: str
     neighbours: Neighbours = Neighbours()
+    container: str = ""
+    """Its id, where it is in a container: never a target, nor who shares its network."""
 
 
 @dataclass(frozen=True, slots=True)

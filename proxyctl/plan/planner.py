@@ -77,6 +77,7 @@ class Planner:
         self._standing: Mapping[ProbeKey, ProbeResult] = {}
         self._stopping: frozenset[str] = frozenset()
         self._nginx_in: Mapping[str, str] = NO_NETWORKS
+        self._nginx_is = ""
         self._register = Register()
         self._has_asked = False
         self._asked_anew: set[str] = set()
@@ -147,7 +148,7 @@ class Planner:
 
     def _ask(self, inputs: Inputs) -> None:
         """Reads the labels of containers that are new or have changed, and notes the hosts that this concerns."""
-        nginx = replace(inputs.nginx, networks=NO_NETWORKS)
+        nginx = replace(inputs.nginx, networks=NO_NETWORKS, container="")
         around = (nginx, inputs.defaults, inputs.join, inputs.unjoinable, inputs.claims, inputs.own_ports)
         if around != self._around:
             self._forget()
@@ -156,13 +157,17 @@ class Planner:
             self._parsed.clear()
             self._read_with = inputs.defaults
         now, before, networks = inputs.snapshot.containers, self._containers, inputs.nginx.networks
-        if (now is before or now == before) and networks == self._nginx_in:
+        is_same = networks == self._nginx_in and inputs.nginx.container == self._nginx_is
+        if (now is before or now == before) and is_same:
             self._containers = now
             return
         self._has_asked = True
         changed = {each for each, container in now.items() if before.get(each) is not container and before.get(each) != container}
         changed |= before.keys() - now.keys()
         changed |= self._lent
+        if inputs.nginx.container != self._nginx_is:
+            changed |= {self._nginx_is, inputs.nginx.container}
+            self._nginx_is = inputs.nginx.container
         if networks != self._nginx_in:
             changed |= {each for each, asked in self._register.by_id.items() if not asked.is_reached_in(networks)}
             self._nginx_in = networks

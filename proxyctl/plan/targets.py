@@ -10,6 +10,8 @@ from proxyctl.model import Container, Endpoint, NginxView, RouteSpec, Target
 
 ALIVE = frozenset({"running", "paused"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
+METADATA = frozenset({"fd00:ec2::254", "100.100.100.200"})
+"""Of Amazon (IPv6) and Alibaba; that of most clouds, 169.254.169.254, is link-local."""
 PENDING = Target("", "", "127.0.0.1", 1)
 """Stands for the address that a container gets when it starts."""
 
@@ -41,18 +43,19 @@ def reach(
     """The address of `route.port` of a living or coming container, as nginx sees it.
 
     A container that has no address yet is reached at `PENDING`: enough to test what will be rendered for it. `own_ports`:
-    the host's ports that lead to proxyctl and its nginx, which are never targets, nor are link-local (metadata) addresses.
+    the host's ports that lead to proxyctl and its nginx, which are never targets, nor are link-local and metadata addresses.
     """
     owner = _network_owner(container, containers)
-    if owner and nginx_label in owner.labels:
+    if owner and (nginx_label in owner.labels or owner.id == nginx.container):
         return Unreachable("it shares the network of nginx itself", "start it in a network of its own")
     found = _reach(container, route, nginx, owner, join=join)
     if isinstance(found, Unreachable):
         return found
     if container.network_mode == "host" and route.port in own_ports:
         return Unreachable(f"port {route.port} of the host is proxyctl's own", "let the application listen on another port")
-    if _is_link_local(found.target.address):
-        return Unreachable(f"{found.target.address} is a link-local address", "connect the container to another network")
+    if _is_forbidden(found.target.address):
+        todo = "connect the container to another network"
+        return Unreachable(f"{found.target.address} is a link-local or a metadata address", todo)
     return found
 
 
@@ -133,7 +136,9 @@ def _on_the_host(container: Container, route: RouteSpec, nginx: NginxView) -> Re
     return Reached(Target(container.id, endpoint_id, gateway, route.port))
 
 
-def _is_link_local(address: str) -> bool:
+def _is_forbidden(address: str) -> bool:
+    if address in METADATA:
+        return True
     return address.startswith("169.254.") or (":" in address and ipaddress.ip_address(address).is_link_local)
 
 

@@ -127,6 +127,7 @@ class Nginx(ABC):
             runtime_dir=inside[1],
             logs_dir=inside[2],
             neighbours=neighbours,
+            container=str(raw["Id"]),
         )
         return NginxInstance(
             id=str(raw["Id"]),

@@ -103,9 +103,10 @@ def view(
     runtime_dir: str = "/etc/proxyctl/boot",
     logs_dir: str = "/var/log/nginx",
     neighbours: Neighbours = NOBODY,
+    container: str = "",
 ) -> NginxView:
     known = {"front": "10.0.0.1"} if networks is None else networks
-    return NginxView(version, known, host_network, ipv6, conf_dir, runtime_dir, logs_dir, neighbours)
+    return NginxView(version, known, host_network, ipv6, conf_dir, runtime_dir, logs_dir, neighbours, container)
 
 
 def check(kind: HealthType = "tcp", port: int = 80, **more: Any) -> HealthCheck:

@@ -26,7 +26,7 @@ async def test_an_nginx_that_runs_is_described_and_left_as_it_is(engine: bench.E
     engine.networks = {"front": "10.0.0.1", "back": ""}
     found = await container(engine).ensure()
     assert (found.id, found.started_at, found.image_id, found.image) == (bench.NGINX, "1", "image-1", "nginx:test")
-    assert found.view.version == (1, 31, 3)
+    assert (found.view.version, found.view.container) == ((1, 31, 3), found.id)
     assert found.view.networks == {"back": "", "front": "10.0.0.1"}
     assert found.view.conf_dir == str(engine.directory / "conf")
     assert found.addresses == (("127.0.0.1", engine.nginx.port),)

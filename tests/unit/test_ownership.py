@@ -405,6 +405,28 @@ def test_when_nginx_is_put_into_networks_and_out_of_them_the_rest_is_as_it_would
         assert remembering.plan(inputs) == planner.plan(inputs), (before, after)
 
 
+def test_nginx_and_who_lives_in_its_network_are_never_targets_whichever_container_it_is() -> None:
+    """Also where nginx is known by its name alone, and another container becomes it."""
+    one, two = (container(name, {"host": f"{name}.example"}, networks={"front": "10.0.0.2"}) for name in ("one", "two"))
+    within = container("within", {"host": "within.example"}, networks={}, mode="container:one")
+    inputs = make.inputs(make.snapshot([FIRST, one, two, within]), {})
+    remembering = planner.Planner()
+    for nginx, refused in (("one", {"one", "within"}), ("two", {"two"}), ("", set()), ("one", {"one", "within"})):
+        now = replace(inputs, nginx=make.view(container=nginx and f"id-{nginx}"))
+        plan = remembering.plan(now)
+        assert plan == planner.plan(now)
+        assert {name for name, reason in refusals(plan) if reason == "unreachable"} == refused
+        assert {key[0].container_id for key in plan.probes} == {
+            f"id-{name}" for name in {"first", "one", "two", "within"} - refused
+        }
+
+
+def test_who_lives_in_the_network_of_a_container_with_the_label_of_nginx_is_no_target() -> None:
+    edge = container("edge", networks={"front": "10.0.0.2"}, labels={"proxyctl.nginx": "true"})
+    within = container("within", {"host": "within.example"}, networks={}, mode="container:edge")
+    assert refusals(decide([FIRST, edge, within])) == [("within", "unreachable")]
+
+
 def test_what_was_to_come_is_the_same_object_when_it_has_come() -> None:
     """So it is not rendered and kept twice."""
     box = container("web", {"host": "a.example"}, networks={"front": "10.0.0.2"})

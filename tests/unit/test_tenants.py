@@ -76,7 +76,8 @@ def test_ports_of_the_host_that_are_proxyctls_own_are_never_targets() -> None:
 
 
 def test_link_local_and_metadata_addresses_are_never_targets() -> None:
-    for address in ("169.254.169.254", "169.254.1.1"):
-        plan = decide([container("meta", {"host": "meta.example"}, networks={"front": address})])
+    for address in ("169.254.169.254", "169.254.1.1", "100.100.100.200", "fe80::1", "fd00:ec2::254"):
+        ipv4, ipv6 = ("", address) if ":" in address else (address, "")
+        plan = decide([container("meta", {"host": "meta.example"}, networks={"front": ipv4}, ipv6={"front": ipv6})])
         assert serving(plan.table) == {"meta.example/": []}
         assert refusals(plan) == [("meta", "unreachable")]
