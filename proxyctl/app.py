@@ -336,7 +336,8 @@ class App:
 
     async def _follow_published(self, controller: Controller) -> None:
         """What nginx reads belongs to the controller: what others do to it is undone. Its own changes are seen here too."""
-        folders = (self.config.reference.parent, self.config.home, *(self.config.home / folder for folder in FOLDERS))
+        config = self.config
+        folders = (config.reference.parent, config.runtime_dir, config.home, *(config.home / folder for folder in FOLDERS))
         async for _ in events.changes(folders, lambda path: path.parent in folders):
             await controller.look_at_files()
 

@@ -79,7 +79,12 @@ class Publication:
         """Whether somebody else has changed what nginx runs, or would run after its next start."""
         if not self.live or not self._kept:
             return False
-        return self._parts.reference.current() != self.live.digest or bool(await self._parts.drafts.damaged(self._kept[-1]))
+        return self._published() != self.live.digest or bool(await self._parts.drafts.damaged(self._kept[-1]))
+
+    def _published(self) -> str:
+        """The digest that nginx would read now; empty when there is none, or nothing leads to it."""
+        reference = self._parts.reference
+        return "" if self.policy.nginx.wait_after_boot and not reference.is_marked() else reference.current()
 
     def render(self, course: Course, served: Served, nginx: NginxInstance) -> FileSet:
         with course.stage("render"):
@@ -91,7 +96,7 @@ class Publication:
         """Whether nginx is known to run `fileset`; asks it when it is another nginx, or when everything is read anew."""
         if self.live and self.live.is_in(nginx) and self.live.digest == fileset.digest and not wake.relist:
             return True
-        if self._parts.reference.current() != fileset.digest:
+        if self._published() != fileset.digest:
             return False
         adopted = await self._parts.reloader.adopt(fileset.digest, nginx, self._workers(nginx))
         if adopted:
@@ -178,7 +183,7 @@ class Publication:
                 before,
                 self._workers(nginx),
                 self.parsing(hosts),
-                lambda: self._parts.reference.current() == published.digest,
+                lambda: self._published() == published.digest,
             )
 
     def _workers(self, nginx: NginxInstance) -> int:
@@ -186,7 +191,7 @@ class Publication:
 
     async def _judge(self, error: NotProved, published: Published, wanted: Served, draft: Draft) -> frozenset[str] | None:
         """Who is at fault: nobody, for what nginx says about files that somebody else has changed meanwhile; they are mended."""
-        foreign = self._parts.reference.current() != published.digest
+        foreign = self._published() != published.digest
         mended = [name for each in (draft.fileset, *self._kept) for name in await self._parts.drafts.mend(each)]
         if foreign or mended:
             return frozenset()

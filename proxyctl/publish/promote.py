@@ -46,7 +46,10 @@ class Reference:
 
     def is_marked(self) -> bool:
         """Whether something was published in this boot."""
-        return self._mark.is_symlink()
+        try:
+            return self._mark.readlink() == Path(self._conf_dir_inside)
+        except OSError:
+            return False
 
     async def promote(self, tested: Tested, good: str = "") -> Published:
         """`good`: the digest that was proved last, which is what to go back to. What the reference names may be more than that:
@@ -78,7 +81,7 @@ class Reference:
         before = self.current()
         try:
             self._point(digest)
-            if not self._mark.is_symlink():
+            if not self.is_marked():
                 self._link(self._mark, Path(self._conf_dir_inside))
         except OSError:
             if before and self.current() != before:

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+from proxyctl.publish.promote import BOOT_MARK
 from tests.chaos.scene import RESYNC, WITHIN, Scene, fault
 from tests.rig import until
 
@@ -36,7 +37,7 @@ def nginx_killed(scene: Scene) -> None:
 def nginx_restarted(scene: Scene) -> None:
     """`docker restart` of nginx while a container starts."""
     app = scene.create("meanwhile")
-    scene.rig.client.restart(scene.controller.nginx, timeout=scene.chance.choice([0, 1]))
+    scene.rig.client.restart(scene.controller.nginx, timeout=scene.turn([0, 1]))
     scene.start(app)
 
 
@@ -112,7 +113,7 @@ def reference_replaced(scene: Scene) -> None:
     scene.add("before")
     until(lambda: reference.readlink() != before, 5, "a newer configuration")
     time.sleep(scene.chance.uniform(0, 0.5))
-    match scene.chance.choice(["file", "gone", "older"]):
+    match scene.turn(["file", "gone", "older"]):
         case "file":
             reference.unlink()
             reference.write_text("events {} http { server { listen 80; return 418; } }\n")
@@ -127,7 +128,7 @@ def reference_replaced(scene: Scene) -> None:
 @fault(spoils=True, short=True)
 def object_deleted(scene: Scene) -> None:
     """Somebody deletes a file that the live configuration includes."""
-    live_object(scene, f"{scene.chance.choice(['north', 'south'])}.example").unlink()
+    live_object(scene, f"{scene.turn(['north', 'south'])}.example").unlink()
     newcomer(scene)
 
 
@@ -141,9 +142,30 @@ def objects_deleted_while_idle(scene: Scene) -> None:
 @fault(spoils=True)
 def object_overwritten(scene: Scene) -> None:
     """Somebody writes into a file that the live configuration includes: nonsense, or another answer."""
-    text = scene.chance.choice(["retrun;\n", "", "# nothing\n"])
-    live_object(scene, f"{scene.chance.choice(['north', 'south'])}.example").write_text(text, encoding="utf-8")
+    host = f"{scene.chance.choice(['north', 'south'])}.example"
+    text = scene.turn(["retrun;\n", "", f"server {{ listen 80; server_name {host}; return 418; }}\n"])
+    live_object(scene, host).write_text(text, encoding="utf-8")
     newcomer(scene)
+
+
+def spoil_mark(scene: Scene) -> None:
+    mark = scene.controller.directory / "runtime" / BOOT_MARK
+    mark.unlink()
+    if scene.turn([False, True]):
+        mark.symlink_to("/nowhere")
+
+
+@fault(spoils=True)
+def boot_mark_removed(scene: Scene) -> None:
+    """Somebody clears the runtime directory, where nginx finds its sites since the boot, or turns the link in it elsewhere."""
+    spoil_mark(scene)
+
+
+@fault(nginx_lives=False, spoils=True)
+def boot_mark_removed_and_reloaded(scene: Scene) -> None:
+    """The same, and nginx is told to reload: it has no sites then."""
+    spoil_mark(scene)
+    scene.rig.client.kill(scene.controller.nginx, "HUP")
 
 
 @fault(nginx_lives=False, spoils=True)

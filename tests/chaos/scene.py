@@ -12,13 +12,13 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import requests
 from docker.errors import APIError, DockerException
@@ -46,6 +46,7 @@ STANDING = {"north": 2, "south": 1}
 """Tenants that are always served, and by how many containers."""
 
 
+T = TypeVar("T")
 EngineKind = Literal["", "plain", "live-restore"]
 
 
@@ -204,7 +205,9 @@ class Scene:
         """Tenants whose lost requests are the run's."""
         self._loads: dict[str, Load] = {}
         self._departed: list[Departure] = []
-        self._arrived: dict[str, tuple[float, App]] = {}
+        self._arrived: dict[str, float] = {}
+        self._had: set[tuple[str, str]] = set()
+        """Who had which address, at any time."""
         self._to_wall = time.time() - time.monotonic()
         self._reused: list[tuple[str, str]] = []
 
@@ -282,11 +285,16 @@ class Scene:
         raw = app.box.inspect()
         app.address = str((raw["NetworkSettings"]["Networks"].get(self.stage.network) or {}).get("IPAddress", ""))
         app.alive = True
-        self._arrived[app.name] = (at or app.box.when("StartedAt") - self._to_wall, app)
+        self._arrived[app.name] = at or app.box.when("StartedAt") - self._to_wall
+        self._had.add((app.name, app.address))
 
     def reused(self, before: App, after: App) -> None:
         """`after` has the address that `before` had: how long nginx led there is measured."""
         self._reused.append((before.host, after.name))
+
+    def turn(self, options: Sequence[T]) -> T:
+        """One of them, with the next seed the next one: few seeds go through all."""
+        return options[self.seed % len(options)]
 
     def over(self) -> None:
         self.over_at = time.monotonic()
@@ -423,15 +431,16 @@ class Scene:
         return len(strays) - len(late), judge.trace(host, late, self._departed, told)
 
     def _closed(self, host: str, backend: str, before: float, told: list[Told]) -> float:
-        _, app = self._arrived.get(backend, (0.0, None))
-        left = [each for each in self._departed if each.host == host and each.at <= before]
-        return judge.closed(left, backend, app.address if app else "", told)
+        """Only who left an address that the backend had at some time can have led there."""
+        had = {address for name, address in self._had if name == backend}
+        left = [each for each in self._departed if each.host == host and each.at <= before and each.address in had | {""}]
+        return judge.closed(left, backend, had, told)
 
     def windows(self) -> list[float]:
         """Seconds that each address that was reused led to its next owner; 0 when nginx had let it go before."""
         told, found = self.told(), []
         for host, backend in self._reused:
-            since = self._arrived[backend][0]
+            since = self._arrived[backend]
             found.append(max(0.0, self._closed(host, backend, since + PATIENCE, told) - since))
         return found
 
@@ -494,6 +503,8 @@ def play(chosen: Fault, stage: Stage, seed: int) -> Verdict:
         _count(verdict, scene)
         verdict.problems += [f"not a good configuration: {said}" for said in dict.fromkeys(bad)]
         verdict.windows, verdict.notes = scene.windows(), scene.notes
+        if max(verdict.windows, default=0.0) > WITHIN:
+            verdict.problems.append(f"an address led to its next owner for {max(verdict.windows):.1f} s")
         if verdict.problems:
             verdict.problems.append(f"the log's end:\n{scene.controller.tail(LOG_LINES)}")
     finally:

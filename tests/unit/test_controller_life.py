@@ -11,8 +11,9 @@ from dataclasses import replace
 import pytest
 
 from proxyctl import controller, leaving, publication
-from proxyctl.model import EngineEvent, EngineUnavailable, Neighbours
+from proxyctl.model import Container, EngineEvent, EngineUnavailable, Neighbours
 from proxyctl.plan import routes
+from proxyctl.plan.ownership import ClaimRule
 from proxyctl.publish import nginx
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.report import Wake
@@ -80,6 +81,86 @@ async def test_a_network_that_refuses_nginx_harms_only_its_own_containers(rig: R
         assert (again.result, [(r.container, r.reason) for r in again.rejections]) == ("unchanged", [("far", "unreachable")])
     rig.engine.closed_networks = set()
     assert (await rig.cycle()).result + (await rig.cycle()).result in ("liveunchanged", "unchangedlive")
+
+
+async def test_who_owns_what_is_the_same_after_a_restart(rig: Rig) -> None:
+    """Where those who asked later are the older containers, so that only the state knows who was first."""
+
+    def of(project: str, name: str, created: float, host: str = "shop.example", **said: str) -> Container:
+        return site(name, host, created=created, compose=f"{project}/{name}", said=said)
+
+    rule = ClaimRule(hosts=("ruled.example",), projects=("shop",))
+    rig.controller.offer(replace(policy(), claims=(rule,)))
+    first = (
+        of("shop", "web", 50.0),
+        of("shop", "api", 51.0, path="/api"),
+        of("shop", "pool", 52.0, "pool.example", service="pool"),
+    )
+    await rig.live(*first, of("shop", "ruled", 53.0, "ruled.example"))
+    await rig.cycle(
+        RELIST,
+        of("thief", "whole", 1.0),
+        of("thief", "below", 2.0, path="/login"),
+        of("thief", "same", 3.0, path="/api"),
+        of("thief", "joins", 4.0, "pool.example", service="pool"),
+        of("thief", "breaks", 5.0, "ruled.example"),
+        of("thief", "free", 6.0, "free.example"),
+    )
+
+    def answer() -> tuple[object, ...]:
+        plan = rig.controller.plan
+        assert plan
+        return make.serving(plan.table), sorted(make.refusals(plan)), plan.owners
+
+    before = answer()
+    assert before[0] == {
+        "free.example/": ["free"],
+        "pool.example/": ["joins", "pool"],
+        "ruled.example/": ["ruled"],
+        "shop.example/": ["web"],
+        "shop.example/api": ["api"],
+    }
+    assert before[1] == [
+        ("below", "host-taken"),
+        ("breaks", "not-allowed"),
+        ("same", "host-taken"),
+        ("whole", "host-taken"),
+    ]
+    for _ in range(3):
+        rig.build()
+        rig.controller.offer(replace(policy(), claims=(rule,)))
+        await rig.cycle()
+        assert answer() == before
+
+
+# ---------------------------------------------------------------- files that somebody else changes
+
+
+@pytest.mark.parametrize("turned", [False, True])
+async def test_the_mark_of_this_boot_is_put_back_when_nginx_finds_its_sites_by_it(rig: Rig, turned: bool) -> None:
+    waits = policy()
+    rig.controller.offer(replace(waits, nginx=replace(waits.nginx, wait_after_boot=True)))
+    await rig.wakes.next()
+    await rig.live(WEB)
+    mark = rig.engine.directory / "boot" / "live"
+    mark.unlink()
+    if turned:
+        mark.symlink_to("/nowhere")
+    await rig.controller.look_at_files()
+    wake = await asyncio.wait_for(rig.wakes.next(), 1)
+    assert wake.reasons == ("somebody else changed the files of nginx",)
+    assert (await rig.cycle(wake)).result == "live"
+    assert mark.readlink() == rig.conf
+    assert (await rig.cycle()).result == "unchanged"
+
+
+async def test_the_mark_is_nobodys_matter_when_nginx_does_without(rig: Rig) -> None:
+    """A controller in a container may have a runtime directory of its own, which ends with it: no reload for that."""
+    await rig.live(WEB)
+    (rig.engine.directory / "boot" / "live").unlink()
+    assert (await rig.cycle()).result == "unchanged"
+    rig.build()
+    assert (await rig.cycle()).result == "unchanged"
 
 
 # ---------------------------------------------------------------- configuration that changes

@@ -72,9 +72,19 @@ async def test_the_first_publish_of_a_boot_leaves_a_mark_that_a_boot_clears(plac
     await place.promote(ONE)
     mark = place.boot / "live"
     assert mark.readlink() == Path("/inside/conf")
+    assert place.reference.is_marked()
     mark.unlink()
+    assert not place.reference.is_marked()
     await place.promote(TWO)
-    assert mark.is_symlink()
+    assert place.reference.is_marked()
+
+
+async def test_a_mark_that_leads_elsewhere_is_none_and_is_replaced(place: Place) -> None:
+    mark = place.boot / "live"
+    mark.symlink_to("/nowhere")
+    assert not place.reference.is_marked()
+    await place.promote(ONE)
+    assert mark.readlink() == Path("/inside/conf")
 
 
 async def test_the_first_configuration_of_all_leaves_no_mark_because_nobody_has_tested_it(place: Place) -> None:
