@@ -36,7 +36,7 @@ def successors(scene: Scene, number: int) -> tuple[App, App]:
 
 def let_go(scene: Scene, app: App) -> None:
     """It ends in one of the ways in which containers end."""
-    match scene.chance.choice(["stop", "kill", "remove"]):
+    match scene.turn(["stop", "kill", "remove"]):
         case "stop":
             scene.stop(app)
         case "kill":

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.chaos.scene import LOOK, RESYNC, WITHIN, Scene, fault
+from tests.chaos.scene import LOOK, RESYNC, WITHIN, Scene, Seen, fault
 from tests.rig import until
 
 
@@ -117,9 +117,9 @@ def engine_says_500_now_and_then(scene: Scene) -> None:
 
 @fault()
 def engine_says_409(scene: Scene) -> None:
-    """409 to what changes something, as an engine does that is busy with the container, for 2 s."""
+    """409 to what changes something and to top, as an engine does that is busy with the container, for 2 s."""
     before(scene)
-    scene.relay.refuse(409, "^POST ")
+    scene.relay.refuse(409, "^POST |/top")
     turmoil(scene)
     time.sleep(scene.chance.uniform(0, 2))
     scene.relay.lift()
@@ -142,10 +142,21 @@ def engine_slow(scene: Scene) -> None:
 def events_dropped(scene: Scene) -> None:
     """Half of the events for some seconds do not arrive: what none tells of is found in the next list."""
     before(scene)
-    scene.relay.change_events(lambda events: [event for event in events if scene.chance.random() < 0.5])
+    count = 0
+
+    def dropped(events: list[bytes]) -> Iterable[bytes]:
+        nonlocal count
+        kept = [event for event in events if scene.chance.random() < 0.5]
+        count += len(events) - len(kept)
+        return kept
+
+    scene.relay.change_events(dropped)
     turmoil(scene)
     time.sleep(1)
     scene.relay.lift()
+    scene.notes.append(f"{count} dropped")
+    if not count:
+        raise Seen("no event was dropped")
 
 
 @fault()

@@ -341,11 +341,12 @@ def nginx_of_another_controller(scene: Scene) -> None:
 
 WRITING = ("open", "write", "fsync", "replace", "symlink", "link", "unlink", "mkdir")
 ERRORS = ("ENOSPC", "EIO", "EROFS")
+FAILURES = (("EIO", ("write",)), ("EIO", ("fsync",)), ("EIO", ("replace",)), ("ENOSPC", WRITING), ("EROFS", WRITING))
+"""What fails, and where."""
 
 
 def disk_fails_for(scene: Scene, seconds: float) -> None:
-    error = scene.chance.choice(ERRORS)
-    kinds = WRITING if error == "EROFS" else scene.chance.choice([("write",), ("fsync",), ("replace",), WRITING])
+    error, kinds = scene.turn(FAILURES)
     with instrumented(scene) as instruments:
         going, _ = scene.add("pair"), scene.add("pair")
         settle(scene)
@@ -364,7 +365,7 @@ def disk_fails_for(scene: Scene, seconds: float) -> None:
 
 @fault()
 def disk_fails(scene: Scene) -> None:
-    """ENOSPC, EIO or EROFS at write, fsync, rename or everything, for up to 20 s, while a site comes and a target leaves."""
+    """EIO at write, fsync or rename, or ENOSPC or EROFS at everything, for up to 20 s, while a site comes and a target leaves."""
     disk_fails_for(scene, scene.chance.uniform(5, 20))
 
 

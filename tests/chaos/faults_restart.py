@@ -22,7 +22,7 @@ def engine_restarted_with_live_restore(scene: Scene) -> None:
     scene.controller.wait_for(dies.host)
     nginx = scene.rig.client.inspect_container(scene.controller.nginx)["State"]["StartedAt"]
     pid = dies.pid
-    scene.engine.stop(scene.chance.choice([signal.SIGTERM, signal.SIGKILL]))
+    scene.engine.stop(scene.turn([signal.SIGTERM, signal.SIGKILL]))
     os.kill(pid, signal.SIGKILL)
     time.sleep(scene.chance.uniform(0, 3))
     scene.engine.start()
@@ -51,7 +51,7 @@ def engine_restarted(scene: Scene) -> None:
         scene.controller.wait_for(scene.add(tenant).host)
     for app in scene.apps:
         scene.departed(app)
-    scene.engine.stop(scene.chance.choice([signal.SIGTERM, signal.SIGKILL]))
+    scene.engine.stop(scene.turn([signal.SIGTERM, signal.SIGKILL]))
     time.sleep(scene.chance.uniform(0, 2))
     scene.engine.start()
     _start_the_rest(scene)

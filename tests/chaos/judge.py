@@ -34,18 +34,19 @@ class Departure:
     """When that was asked for."""
 
 
-def closed(left: Iterable[Departure], backend: str, address: str, told: list[Told]) -> float:
+def closed(left: Iterable[Departure], backend: str, addresses: Iterable[str], told: list[Told]) -> float:
     """When nginx stopped to lead from those who `left` a host to this backend: the Live without them, or the end of old workers
     that knew their address, where some had to be ended. Endless while there was no Live; 0: it had not led there as they left.
-    `address`: of the backend, for those who left one that was not noted."""
+    `addresses`: of the backend, for those who left one that was not noted."""
     let_go = [(_let_go(each, told), each) for each in left]
-    return max((max(at, _ended(each, backend, address, told)) for at, each in let_go if at), default=0.0)
+    return max((max(at, _ended(each, backend, addresses, told)) for at, each in let_go if at), default=0.0)
 
 
-def _ended(departure: Departure, backend: str, address: str, told: list[Told]) -> float:
+def _ended(departure: Departure, backend: str, addresses: Iterable[str], told: list[Told]) -> float:
     """When old workers that knew the address were ended because it was the backend's by then; 0 when none had to be. It may have
     another address by now."""
-    said = re.compile(rf"\b{re.escape(departure.address or address)} belongs to (\S*-)?{re.escape(backend)} now")
+    of = "|".join(map(re.escape, [departure.address] if departure.address else sorted(addresses)))
+    said = re.compile(rf"\b({of}) belongs to (\S*-)?{re.escape(backend)} now")
     return next((t.at for t in told if t.at >= departure.at and said.search(t.text)), 0.0)
 
 

@@ -36,16 +36,16 @@ FOR_EVER = float("inf")
 )
 def test_when_nginx_let_go_of_who_left(lines: list[tuple[float, str]], at: float) -> None:
     told = [Told(when, text) for when, text in lines]
-    assert closed([LEFT], "api-1", "10.0.0.99", told) == at
+    assert closed([LEFT], "api-1", {"10.0.0.99"}, told) == at
 
 
 def test_nobody_has_left() -> None:
-    assert closed([], "api-1", "10.0.0.5", [Told(5.0, IN), Told(11.3, ENDED)]) == 0.0
+    assert closed([], "api-1", {"10.0.0.5"}, [Told(5.0, IN), Told(11.3, ENDED)]) == 0.0
 
 
 def test_where_the_address_that_was_left_is_not_known_it_is_that_of_who_answers() -> None:
     left = Departure("a.example", "web-1", "", at=10.0)
-    assert closed([left], "api-1", "10.0.0.5", [Told(5.0, IN), Told(10.6, OUT), Told(11.3, ENDED)]) == 11.3
+    assert closed([left], "api-1", {"10.0.0.5"}, [Told(5.0, IN), Told(10.6, OUT), Told(11.3, ENDED)]) == 11.3
 
 
 def test_a_trace_tells_who_left_who_answered_and_what_was_said_of_them() -> None:
