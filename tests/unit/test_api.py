@@ -275,6 +275,15 @@ async def test_explain_tells_who_asked_for_the_host_and_was_rejected(desk: Desk)
     assert [r["container"] for r in body["rejections"]] == ["wrong"]
 
 
+async def test_explain_names_the_incumbent_to_who_was_refused(desk: Desk) -> None:
+    desk.decide([web(compose="shop/web", created=1.0), web("late", compose="thief/late", created=2.0)])
+    _, body = await _explain(desk, "a.example")
+    assert body["route"]["service"] == "shop.web"
+    ((name, reason, message),) = [(r["container"], r["reason"], r["message"]) for r in body["rejections"]]
+    assert (name, reason) == ("late", "host-taken")
+    assert "shop.web" in message
+
+
 async def test_explain_says_when_nginx_runs_something_else(desk: Desk) -> None:
     desk.decide([web()])
     desk.report("restored", error="no answer")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from proxyctl.fileset import FileSet
-from proxyctl.model import RouteTable, Scheme
+from proxyctl.model import DrainPhase, RouteTable, Scheme
 from proxyctl.plan.vhosts import Renderer
 from tests.unit import make, nginx_tree
 from tests.unit.make import location, routed, table
@@ -27,6 +29,9 @@ VERSIONS = ((1, 22, 1), (1, 25, 1), (1, 27, 4), (1, 29, 3), (1, 31, 3))
 """Each has a branch in the templates."""
 PROXIES = ((), ("10.0.0.0/8", "fd00::/8", "192.0.2.1"))
 
+THEIRS = "    server_tokens off;\n    server {\n        listen 80 default_server;\n        return 404;\n    }\n"
+"""What gixy wants of an nginx.conf, and that is somebody else's to say where proxyctl's file is included."""
+
 
 def every_branch() -> RouteTable:
     one, two = routed(), routed("[fd00::5]:80", weight=7)
@@ -38,6 +43,7 @@ def every_branch() -> RouteTable:
         *((f"{scheme}.strip.example", location(STRIPPED, one, scheme=scheme, strip=True)) for scheme in ("http", "https")),
         ("dead.strip.example", location("/git", strip=True)),
         ("root.strip.example", location("/", one, strip=True)),
+        ("closed.example", replace(location("/", one), maintenance=True)),
     )
 
 
@@ -62,15 +68,22 @@ def told(found: list[dict[str, str]]) -> set[tuple[str, str, str]]:
 
 
 def test_gixy_finds_nothing(tmp_path: Path) -> None:
-    files: list[Path] = []
+    files, shown = list[Path](), list[Path]()
     for number, (version, proxies, (ipv6, wait)) in enumerate(product(VERSIONS, PROXIES, ((False, False), (True, True)))):
         directory = tmp_path / str(number)
         how = make.settings(trusted_proxies=proxies, wait_after_boot=wait)
         main = nginx_tree.write(make.render(every_branch(), nginx_tree.view(directory, version, ipv6=ipv6), how), directory)
-        files += [main] * wait + [directory / "drafts" / main.name]
-    found = findings(*files)
+        shown.append(directory / "drafts" / main.name)
+        files += [main] * wait
+    for number, (version, drain) in enumerate(product(VERSIONS, get_args(DrainPhase))):
+        directory = tmp_path / f"included-{number}"
+        how = make.settings(included=True, wait_after_boot=False, drain=drain)
+        around = nginx_tree.write(make.render(every_branch(), nginx_tree.view(directory, version), how), directory)
+        around.write_text(around.read_text(encoding="utf-8").replace("http {", f"http {{\n{THEIRS}"), encoding="utf-8")
+        shown.append(around)
+    found = findings(*files, *shown)
     assert told(found) == set()
-    assert {item["path"] for item in found} == {str(file) for file in files if file.parent.name == "drafts"}
+    assert {item["path"] for item in found} == set(map(str, shown)), "what is overlooked, so all sites of each were read"
 
 
 def test_what_is_overlooked_is_found_where_a_prefix_is_cut_off_and_nowhere_else(tmp_path: Path) -> None:

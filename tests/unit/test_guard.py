@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
@@ -193,6 +195,23 @@ WRONG = (
     *(f"Bearer {hashlib.sha256(TOKEN.encode()).hexdigest()}", f"Bearer sha256:{hashlib.sha256(TOKEN.encode()).hexdigest()}"),
     *("Bearer \u00e9", "Bearer # the first is Anna's"),
 )
+
+
+async def test_a_token_is_compared_with_each_hash_in_constant_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def compare(one: str, other: str) -> bool:
+        compared.append((one, other))
+        return hmac.compare_digest(one, other)
+
+    hashes(tmp_path / "tokens", TOKEN, OTHER)
+    tokens = Tokens(tmp_path / "tokens")
+    monkeypatch.setattr(guard, "hmac", SimpleNamespace(compare_digest=compare))
+    known = [hashlib.sha256(token.encode()).hexdigest() for token in (TOKEN, OTHER)]
+    for token, right in ((TOKEN, True), (OTHER, True), ("wrong", False)):
+        compared.clear()
+        assert tokens.knows(token) == right
+        assert compared == [(hashlib.sha256(token.encode()).hexdigest(), each) for each in known], "also after one is right"
 
 
 async def test_reading_needs_no_token(tmp_path: Path) -> None:

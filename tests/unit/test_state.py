@@ -223,7 +223,8 @@ def test_on_a_disk_that_is_full_only_what_changes_the_state_fails(tmp_path: Path
     assert read(tmp_path) == MIDDLE
 
 
-def test_what_could_not_be_kept_is_not_on_the_disk_once_it_is_taken_back(big: bool, tmp_path: Path) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("big")
+def test_what_could_not_be_kept_is_not_on_the_disk_once_it_is_taken_back(tmp_path: Path) -> None:
     """The directory could not be synced, so an operator was told that the word is not kept; and the file was there."""
     store = store_of(tmp_path, OLD)
     for _ in crash.everywhere(lambda: store.save(NEW), OSError):
