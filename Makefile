@@ -37,8 +37,8 @@ test: setup check ## everything: setup, check, tests
 
 chaos: few ## every fault with five seeds, on a real engine under load, then 10,000 crowds of hostile labels; SEED=7 begins with another one
 	$(ENGINE) .venv/bin/python -m tests.chaos --seed $(or $(SEED),1) --seeds 5
-	HYPOTHESIS_PROFILE=chaos .venv/bin/pytest -s tests/unit/test_injection.py
-	HYPOTHESIS_PROFILE=chaos .venv/bin/pytest tests/unit/test_engine_json_fuzz.py tests/unit/test_api_fuzz.py tests/unit/test_rollout_machine.py
+	HYPOTHESIS_PROFILE=chaos .venv/bin/pytest $(if $(SEED),--hypothesis-seed=$(SEED)) -s tests/unit/test_injection.py
+	HYPOTHESIS_PROFILE=chaos .venv/bin/pytest $(if $(SEED),--hypothesis-seed=$(SEED)) tests/unit/test_engine_json_fuzz.py tests/unit/test_api_fuzz.py tests/unit/test_rollout_machine.py
 
 check: ## format, lint, types, borders; needs no engine
 	scripts/testbed venv

@@ -267,8 +267,8 @@ def _figures(all_found: list[Findings]) -> Figures:
     targets = (
         ("start to all live", last.start, TARGET_START, "s"),
         ("one more", max(last.more), TARGET_MORE, "s"),
-        ("engine calls", last.calls.total(), TARGET_CALLS, ""),
-        ("CPU for one more", median(last.more_cpu or [0.0]), TARGET_CPU, "s"),
+        ("engine calls", last.calls.total() if last.more_cpu else float("inf"), TARGET_CALLS, ""),
+        ("CPU for one more", median(last.more_cpu or [float("inf")]), TARGET_CPU, "s"),
         ("memory", last.memory, TARGET_MEMORY, "MiB"),
     )
     missed += [f"{what} {value:.3g} {unit}".strip() + f", wanted {most:g}" for what, value, most, unit in targets if value > most]

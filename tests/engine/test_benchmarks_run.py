@@ -56,6 +56,7 @@ def test_no_connection_is_lost_or_cut_by_reloads_and_old_workers_end(printed: st
     assert found["across"] >= 5, printed
     assert (found["lost"], found["cut"], found["retired"], found["pinned_cut"]) == (0, 0, 0, 0), printed
     assert found["pinned_old_workers"] >= found["pinned_open"] >= 5, printed
+    assert found["pinned_after_mib"] < found["pinned_full_mib"], printed
 
 
 def test_versions_swap_without_a_loss_and_none_answers_after_it_was_drained(printed: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -103,6 +104,32 @@ def test_a_reload_that_nginx_refuses_after_its_test_is_put_back_and_told(rig: Ri
     served.wait_for("beside.example")
     assert served.ask("zone.example").body == "one"
     assert served.ask("site.example").status == 200
+
+
+def test_a_port_that_is_taken_where_nginx_listens_is_put_back_and_told_and_who_took_it_is_no_target(
+    rig: Rig, served: Controller
+) -> None:
+    """`nginx -t` overlooks a port that is taken; the reload does not. Who took it lives in nginx's own network."""
+    taker = rig.create_container(
+        name=f"taker{time.monotonic_ns()}",
+        args=["--port", "8099"],
+        network=f"container:{served.nginx}",
+        other_labels={f"{served.prefix}.host": "taker.example", f"{served.prefix}.port": "8099"},
+    )
+    taker.start()
+    rejected = served.wait_rejected(taker.name)
+    assert "the network of nginx itself" in rejected["problem"]
+    sites = served.directory / "state" / "nginx" / "sites"
+    (sites / "port.conf").write_text("server { listen 8099; server_name port.example; return 200 port; }\n")
+    until(lambda: served.records("restored"), 15, "the reload to be put back")
+    assert "8099" in served.records("restored")[0]["error"]
+    assert "8099" in served.wait_rejected("sites/port.conf")["problem"]
+    add(rig, served, "beside")
+    served.wait_for("beside.example")
+    assert served.ask("site.example").status == 200
+    taker.remove()
+    (sites / "port.conf").write_text("server { listen 8099; server_name port.example; return 200 free; }\n")
+    until(lambda: json.loads(served.ask_api("/api/v1/rejections").body)["rejections"] == [], 15, "the file to be taken")
 
 
 def test_a_full_partition_changes_nothing_and_is_over_when_there_is_room(rig: Rig) -> None:
