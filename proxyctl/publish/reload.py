@@ -8,6 +8,7 @@ one answer alone proves nothing. A signal that nginx does not hear while it pars
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,11 +99,13 @@ class Reloader:
             old = before.workers
         else:
             old, _ = await self._workers(nginx)
+        doubtful = not before or before.digest == published.digest  # workers from before may answer with it, too
         asked_unix = time.time()
         await self._signal(nginx)
         began = time.monotonic()  # an engine that is slow sends it late, and one more would come while nginx parses
         patience = PATIENCE * parsing
-        again = began + max(SIGNAL_AGAIN, patience)
+        every = max(SIGNAL_AGAIN, patience)
+        again = began + every
         await asyncio.sleep(self._took / 2)
         log_after = max(LOG_AFTER, LONGER * parsing)
         log_at, heard = began + log_after, began
@@ -111,7 +114,7 @@ class Reloader:
             heard = time.monotonic() if said is not None else heard
             if said == published.digest:
                 self._took = time.monotonic() - began
-                return await self._retired(published, nginx, old, began, workers)
+                return await self._retired(published, nginx, old, began, workers, every if doubtful else math.inf)
             if time.monotonic() > log_at:
                 await self._check_log(nginx, asked_unix)
                 await self._check_runs(nginx)
@@ -122,7 +125,7 @@ class Reloader:
                 log_at = time.monotonic() + log_after
             if time.monotonic() > again:
                 await self._signal(nginx)
-                again = time.monotonic() + max(SIGNAL_AGAIN, patience)
+                again = time.monotonic() + every
             await _pause(began)
         raise NotProved(f"nginx did not answer with the new configuration within {GIVE_UP + patience:.0f} s")
 
@@ -134,13 +137,23 @@ class Reloader:
             return None
         return Live(digest, nginx.id, nginx.started_at, serving, ending)
 
-    async def _retired(self, published: Published, nginx: NginxInstance, old: frozenset[int], began: float, workers: int) -> Live:
+    async def _retired(
+        self, published: Published, nginx: NginxInstance, old: frozenset[int], began: float, workers: int, every: float
+    ) -> Live:
+        """`every`: seconds after which the signal is sent again, where workers from before it may have been who answered. New ones
+        are asked then, too: nginx may have been loading what somebody else had it load, and have overheard the signal."""
         await asyncio.sleep(RETIRE_AFTER)
+        again = began + every
         while True:
             serving, ending = await self._workers(nginx)
             settled = len(serving) <= workers or time.monotonic() - began > SETTLE
             if serving and not serving & old and settled:
-                return Live(published.digest, nginx.id, nginx.started_at, serving, ending)
+                if every == math.inf or await self.digest(nginx) == published.digest:
+                    return Live(published.digest, nginx.id, nginx.started_at, serving, ending)
+                old, again = serving, 0.0
+            if time.monotonic() > again:
+                await self._signal(nginx)
+                again = time.monotonic() + every
             if not serving:
                 await self._check_runs(nginx)
             if time.monotonic() - began > GIVE_UP:

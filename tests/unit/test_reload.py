@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,37 @@ async def test_workers_from_before_that_never_end_are_told(engine: bench.Engine)
     engine.nginx.retires = 60
     with pytest.raises(NotProved, match="2 workers from before the reload still serve"):
         await reloaded(engine)
+
+
+def same(engine: bench.Engine) -> Live:
+    """nginx answers with it already, and is to load it again: what it read from has been put back."""
+    engine.nginx.running = NEW
+    return replace(before(engine, 11, 12), digest=NEW)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_lost_signal_for_what_workers_from_before_answer_with_is_sent_again(engine: bench.Engine, known: bool) -> None:
+    was = same(engine)
+    engine.nginx.deaf = 1
+    began = time.monotonic()
+    live, reloader = await reloaded(engine, was if known else None)
+    assert (live.workers, reloader.signals) == ({21, 22}, 2)
+    assert time.monotonic() - began < reload.GIVE_UP / 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_new_workers_that_somebody_else_had_loaded_are_not_taken_for_ours(engine: bench.Engine, known: bool) -> None:
+    was = same(engine)
+    engine.nginx.deaf = 1
+
+    async def load_nothing() -> None:
+        await asyncio.sleep(0.05)
+        engine.nginx.serving, engine.nginx.running = [31, 32], ""
+
+    loading = asyncio.create_task(load_nothing())
+    live, reloader = await reloaded(engine, was if known else None)
+    await loading
+    assert (live.workers, engine.nginx.running, reloader.signals) == ({41, 42}, NEW, 2)
 
 
 @pytest.mark.parametrize("how", ["ended", "started again", "gone"])
