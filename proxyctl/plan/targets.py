@@ -10,8 +10,8 @@ from proxyctl.model import Container, Endpoint, NginxView, RouteSpec, Target
 
 ALIVE = frozenset({"running", "paused"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
-METADATA = frozenset({"fd00:ec2::254", "100.100.100.200"})
-"""Of Amazon (IPv6) and Alibaba; that of most clouds, 169.254.169.254, is link-local."""
+METADATA = frozenset({"100.100.100.200", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:42::42"})
+"""Of Alibaba, Amazon (two), Google and Scaleway; that of most clouds, 169.254.169.254, is link-local."""
 PENDING = Target("", "", "127.0.0.1", 1)
 """Stands for the address that a container gets when it starts."""
 
