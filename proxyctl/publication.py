@@ -18,7 +18,7 @@ from proxyctl.model import DrainPhase, Plan, RouteTable, Snapshot, VirtualHost
 from proxyctl.plan import changes
 from proxyctl.plan.quarantine import Served
 from proxyctl.publish.draft import Draft
-from proxyctl.publish.nginx import NginxInstance
+from proxyctl.publish.nginx import NginxInstance, NginxMissing
 from proxyctl.publish.promote import Published
 from proxyctl.publish.reload import Live, NotProved, Silent
 from proxyctl.publish.test import Refused, Tested
@@ -31,6 +31,9 @@ BURST, RATE = 20, 2.0
 """Reloads at once, and a second after that: old workers live on for a while after each."""
 PARSE_EACH = 0.0003
 """Seconds that nginx needs to parse one host more, measured with 10,000: it compares each upstream with all before it."""
+REPLACED = (
+    "state.runtime is not the directory that {0} was started with, which would find no sites after a reload: docker restart {0}"
+)
 
 
 class PutBack(NotProved):
@@ -110,6 +113,7 @@ class Publication:
         about to be given, which it may know even when nobody is left to prove it."""
         if nginx.view.neighbours.refused:
             raise Refused(nginx.view.neighbours.refused)
+        replaced = self._parts.reference.is_replaced((nginx.id, nginx.started_at)) and self.policy.nginx.wait_after_boot
         files = self.policy.operator_files
         wanted, coming = Served(plan.table, files), Served(plan.ahead, files)
         served = self.acceptance.reduce(wanted, coming)
@@ -122,6 +126,8 @@ class Publication:
                 fileset, served = tested.draft.fileset, self.acceptance.reduce(wanted, coming)
                 course.changes = changes.between(self.table, served.table)
             if not await self._is_live(fileset, nginx, course.wake):
+                if replaced:
+                    raise NginxMissing(REPLACED.format(nginx.name))
                 self.retirement.attempted(served.table)
                 intend(served.table)
                 await self._publish(course, tested, wanted, nginx)

@@ -32,6 +32,9 @@ class Reference:
         self._optional = optional
         self._mark = boot_directory / BOOT_MARK
         self._conf_dir_inside = conf_dir_inside
+        self._run: object = None
+        self._mounted: tuple[int, int] | None = None
+        """Which directory was there when this run of nginx was first seen."""
 
     def current(self) -> str:
         """The digest that is published; empty when there is none, or what is there is not ours."""
@@ -50,6 +53,18 @@ class Reference:
             return self._mark.readlink() == Path(self._conf_dir_inside)
         except OSError:
             return False
+
+    def is_replaced(self, run: object) -> bool:
+        """Whether the directory that a boot clears is another one than `run`, a run of nginx, has mounted: a mark in it would not
+        be seen. Asked in every cycle, so that it is known what was there when the run began."""
+        try:
+            stat = self._mark.parent.stat()
+            there = (stat.st_dev, stat.st_ino)
+        except OSError:
+            there = None
+        if run != self._run:
+            self._run, self._mounted = run, there
+        return there != self._mounted
 
     async def promote(self, tested: Tested, good: str = "") -> Published:
         """`good`: the digest that was proved last, which is what to go back to. What the reference names may be more than that:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
 
 from proxyctl.publish.promote import BOOT_MARK
-from tests.chaos.scene import RESYNC, WITHIN, Scene, fault
+from tests.chaos.scene import PATIENCE, RESYNC, STANDING, WITHIN, Scene, Seen, fault
 from tests.rig import until
 
 TITLE = b"nginx: worker process"
@@ -148,17 +149,26 @@ def object_overwritten(scene: Scene) -> None:
     newcomer(scene)
 
 
+def boot_mark(scene: Scene) -> Path:
+    return scene.controller.directory / "runtime" / BOOT_MARK
+
+
 def spoil_mark(scene: Scene) -> None:
-    mark = scene.controller.directory / "runtime" / BOOT_MARK
+    mark = boot_mark(scene)
     mark.unlink()
     if scene.turn([False, True]):
         mark.symlink_to("/nowhere")
 
 
-@fault(spoils=True)
+@fault(spoils=True, short=True)
 def boot_mark_removed(scene: Scene) -> None:
     """Somebody clears the runtime directory, where nginx finds its sites since the boot, or turns the link in it elsewhere."""
+    mark = boot_mark(scene)
+    right = mark.readlink()
     spoil_mark(scene)
+    scene.over()
+    until(lambda: mark.is_symlink() and mark.readlink() == right, WITHIN, "the link to be put back")
+    scene.notes.append(f"put back after {time.monotonic() - scene.over_at:.2f} s")
 
 
 @fault(nginx_lives=False, spoils=True)
@@ -166,6 +176,28 @@ def boot_mark_removed_and_reloaded(scene: Scene) -> None:
     """The same, and nginx is told to reload: it has no sites then."""
     spoil_mark(scene)
     scene.rig.client.kill(scene.controller.nginx, "HUP")
+
+
+@fault(nginx_lives=False, spoils=True)
+def runtime_directory_replaced(scene: Scene) -> None:
+    """Somebody removes the whole directory and makes it anew: nginx, which has the old one, is not told to load what it would not
+    find any more, until it is restarted."""
+    directory = boot_mark(scene).parent
+    shutil.rmtree(directory)
+    if scene.turn([False, True]):
+        directory.mkdir()
+    app = scene.add("meanwhile")
+    until(lambda: scene.controller.records("failed"), PATIENCE, "the controller's complaint")
+    if "docker restart" not in (said := scene.controller.records("failed")[-1]["error"]):
+        raise Seen(f"the controller says: {said}")
+    time.sleep(scene.chance.uniform(0, 3))
+    if (answer := scene.ask(app.tenant)).status != 404:
+        raise Seen(f"{app.host} is answered with {answer.status}")
+    for tenant in STANDING:
+        if lost := scene.report(tenant).lost_of():
+            raise Seen(f"{lost} requests lost before nginx was restarted")
+    directory.mkdir(exist_ok=True)
+    scene.rig.client.restart(scene.controller.nginx, timeout=0)
 
 
 @fault(nginx_lives=False, spoils=True)

@@ -154,6 +154,23 @@ async def test_the_mark_of_this_boot_is_put_back_when_nginx_finds_its_sites_by_i
     assert (await rig.cycle()).result == "unchanged"
 
 
+async def test_a_runtime_directory_that_was_replaced_is_told_and_nginx_not_signalled_until_it_was_restarted(rig: Rig) -> None:
+    """It has the old one mounted, and would find no sites."""
+    waits = policy()
+    rig.controller.offer(replace(waits, nginx=replace(waits.nginx, wait_after_boot=True)))
+    await rig.live(WEB)
+    boot = rig.engine.directory / "boot"
+    boot.rename(rig.engine.directory / "before")
+    for _ in range(2):
+        report = await rig.cycle(RELIST, API)
+        assert (report.result, "docker restart nginx" in report.error) == ("failed", True)
+        boot.mkdir(exist_ok=True)
+    assert rig.engine.did("kill") == []
+    rig.engine.started += 1
+    assert (await rig.cycle()).result == "live"
+    assert (boot / "live").readlink() == rig.conf
+
+
 async def test_the_mark_is_nobodys_matter_when_nginx_does_without(rig: Rig) -> None:
     """A controller in a container may have a runtime directory of its own, which ends with it: no reload for that."""
     await rig.live(WEB)
