@@ -34,9 +34,9 @@ def successors(scene: Scene, number: int) -> tuple[App, App]:
     return former, scene.create(f"next{number}", address=former.address)
 
 
-def let_go(scene: Scene, app: App) -> None:
+def let_go(scene: Scene, app: App, number: int) -> None:
     """It ends in one of the ways in which containers end."""
-    match scene.turn(["stop", "kill", "remove"]):
+    match scene.turn(["stop", "kill", "remove"], number):
         case "stop":
             scene.stop(app)
         case "kill":
@@ -63,7 +63,7 @@ def address_reused(scene: Scene) -> None:
     """A container ends, and another tenant's gets its address at once, three times, with kept connections."""
     for number in range(ROUNDS):
         former, successor = successors(scene, number)
-        let_go(scene, former)
+        let_go(scene, former, number)
         started_there(scene, successor)
         scene.reused(former, successor)
         time.sleep(scene.chance.uniform(0.2, 0.6))

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -342,11 +342,12 @@ def nginx_of_another_controller(scene: Scene) -> None:
 WRITING = ("open", "write", "fsync", "replace", "symlink", "link", "unlink", "mkdir")
 ERRORS = ("ENOSPC", "EIO", "EROFS")
 FAILURES = (("EIO", ("write",)), ("EIO", ("fsync",)), ("EIO", ("replace",)), ("ENOSPC", WRITING), ("EROFS", WRITING))
+OTHERS = (("ENOSPC", ("write",)), ("ENOSPC", ("fsync",)), ("ENOSPC", ("replace",)), ("EIO", WRITING), ("EROFS", WRITING))
 """What fails, and where."""
 
 
-def disk_fails_for(scene: Scene, seconds: float) -> None:
-    error, kinds = scene.turn(FAILURES)
+def disk_fails_for(scene: Scene, seconds: float, failures: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+    error, kinds = scene.turn(failures)
     with instrumented(scene) as instruments:
         going, _ = scene.add("pair"), scene.add("pair")
         settle(scene)
@@ -366,13 +367,13 @@ def disk_fails_for(scene: Scene, seconds: float) -> None:
 @fault()
 def disk_fails(scene: Scene) -> None:
     """EIO at write, fsync or rename, or ENOSPC or EROFS at everything, for up to 20 s, while a site comes and a target leaves."""
-    disk_fails_for(scene, scene.chance.uniform(5, 20))
+    disk_fails_for(scene, scene.chance.uniform(5, 20), FAILURES)
 
 
 @fault(short=True)
 def disk_fails_shortly(scene: Scene) -> None:
-    """The same for up to 3 s."""
-    disk_fails_for(scene, scene.chance.uniform(1, 3))
+    """ENOSPC at write, fsync or rename, or EIO or EROFS at everything, for up to 3 s."""
+    disk_fails_for(scene, scene.chance.uniform(1, 3), OTHERS)
 
 
 @fault()

@@ -286,15 +286,16 @@ class Scene:
         app.address = str((raw["NetworkSettings"]["Networks"].get(self.stage.network) or {}).get("IPAddress", ""))
         app.alive = True
         self._arrived[app.name] = at or app.box.when("StartedAt") - self._to_wall
-        self._had.add((app.name, app.address))
+        if app.address:
+            self._had.add((app.name, app.address))
 
     def reused(self, before: App, after: App) -> None:
         """`after` has the address that `before` had: how long nginx led there is measured."""
         self._reused.append((before.host, after.name))
 
-    def turn(self, options: Sequence[T]) -> T:
-        """One of them, with the next seed the next one: few seeds go through all."""
-        return options[self.seed % len(options)]
+    def turn(self, options: Sequence[T], number: int = 0) -> T:
+        """One of them, with the next seed, or number, the next one: few seeds go through all."""
+        return options[(self.seed + number) % len(options)]
 
     def over(self) -> None:
         self.over_at = time.monotonic()
