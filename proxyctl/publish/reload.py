@@ -140,8 +140,8 @@ class Reloader:
     async def _retired(
         self, published: Published, nginx: NginxInstance, old: frozenset[int], began: float, workers: int, every: float
     ) -> Live:
-        """`every`: seconds after which the signal is sent again, where workers from before it may have been who answered. New ones
-        are asked then, too: nginx may have been loading what somebody else had it load, and have overheard the signal."""
+        """`every`: seconds after which the signal is sent again, where workers from before it may have answered. New ones are
+        asked then, too: nginx may have been loading what somebody else had it load, and have overheard the signal."""
         await asyncio.sleep(RETIRE_AFTER)
         again = began + every
         while True:
