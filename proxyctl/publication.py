@@ -113,7 +113,8 @@ class Publication:
         about to be given, which it may know even when nobody is left to prove it."""
         if nginx.view.neighbours.refused:
             raise Refused(nginx.view.neighbours.refused)
-        replaced = self._parts.reference.is_replaced((nginx.id, nginx.started_at)) and self.policy.nginx.wait_after_boot
+        if self._parts.reference.is_replaced((nginx.id, nginx.started_at)) and self.policy.nginx.wait_after_boot:
+            raise NginxMissing(REPLACED.format(nginx.name))
         files = self.policy.operator_files
         wanted, coming = Served(plan.table, files), Served(plan.ahead, files)
         served = self.acceptance.reduce(wanted, coming)
@@ -126,8 +127,6 @@ class Publication:
                 fileset, served = tested.draft.fileset, self.acceptance.reduce(wanted, coming)
                 course.changes = changes.between(self.table, served.table)
             if not await self._is_live(fileset, nginx, course.wake):
-                if replaced:
-                    raise NginxMissing(REPLACED.format(nginx.name))
                 self.retirement.attempted(served.table)
                 intend(served.table)
                 await self._publish(course, tested, wanted, nginx)

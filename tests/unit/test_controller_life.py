@@ -161,8 +161,8 @@ async def test_a_runtime_directory_that_was_replaced_is_told_and_nginx_not_signa
     await rig.live(WEB)
     boot = rig.engine.directory / "boot"
     boot.rename(rig.engine.directory / "before")
-    for _ in range(2):
-        report = await rig.cycle(RELIST, API)
+    for wake in (RELIST, RELIST, Wake(("test",))):
+        report = await rig.cycle(wake, API)
         assert (report.result, "docker restart nginx" in report.error) == ("failed", True)
         boot.mkdir(exist_ok=True)
     assert rig.engine.did("kill") == []
