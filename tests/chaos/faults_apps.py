@@ -213,7 +213,7 @@ def crash_loop_of_a_healthy_one(scene: Scene) -> None:
         raise Seen(f"{count} reloads for 8 crashes")
 
 
-@fault(nginx_lives=False, within=10)
+@fault(nginx_lives=False)
 def bustle(scene: Scene) -> None:
     """Thirty containers of six tenants start, stop, are removed and started again; addresses change hands all the while."""
     tenants = [f"crowd{number}" for number in range(6)]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.chaos.scene import LOOK, RESYNC, WITHIN, Scene, Seen, fault
+from tests.chaos.scene import Scene, Seen, fault
 from tests.rig import until
 
 
@@ -138,7 +138,7 @@ def engine_slow(scene: Scene) -> None:
 # ---------------------------------------------------------------- events
 
 
-@fault(within=LOOK + WITHIN)
+@fault()
 def events_dropped(scene: Scene) -> None:
     """Half of the events for some seconds do not arrive: what none tells of is found in the next list."""
     before(scene)
@@ -179,7 +179,7 @@ def events_doubled(scene: Scene) -> None:
     scene.relay.lift()
 
 
-@fault(within=RESYNC + WITHIN)
+@fault()
 def events_out_of_order(scene: Scene) -> None:
     """What comes within half a second arrives in another order, while containers are restarted."""
     before(scene)

@@ -33,8 +33,6 @@ from tests.rig import AT_ONCE, LOOPBACK, NGINX, Answer, Box, Controller, Rig, as
 
 WITHIN = 5.0
 """Seconds from the end of a fault until everything is as it should be."""
-LOOK, RESYNC = 4.0, 30.0
-"""Seconds after which the controller lists the containers, and reads everything anew: what no event tells takes so long."""
 PATIENCE = 45.0
 """Seconds after which it is not waited for any more."""
 STEADY = 0.3
@@ -60,14 +58,13 @@ class Seen(Exception):  # noqa: N818
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One row. `nginx_lives`: not one request that counts may be lost. (Where an address changes hands some are: that ends old
-    workers with the connections that they have left.) `within`: seconds to converge. `spoils`: it puts wrong files where nginx
-    reads them, so what nginx would read is judged only when it is over. `short`: part of `make test`. `engine`: it needs one of
-    its own that it may restart, of this kind."""
+    workers with the connections that they have left.) `spoils`: it puts wrong files where nginx reads them, so what nginx would
+    read is judged only when it is over. `short`: part of `make test`. `engine`: it needs one of its own that it may restart, of
+    this kind."""
 
     name: str
     run: Callable[[Scene], None]
     nginx_lives: bool
-    within: float
     spoils: bool
     short: bool
     engine: EngineKind
@@ -81,13 +78,13 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    *, nginx_lives: bool = True, within: float = WITHIN, spoils: bool = False, short: bool = False, engine: EngineKind = ""
+    *, nginx_lives: bool = True, spoils: bool = False, short: bool = False, engine: EngineKind = ""
 ) -> Callable[[Callable[[Scene], None]], Callable[[Scene], None]]:
     """Puts a function into the table under its own name."""
 
     def put(run: Callable[[Scene], None]) -> Callable[[Scene], None]:
         name = run.__name__.replace("_", "-")
-        FAULTS[name] = Fault(name, run, nginx_lives, within, spoils, short, engine)
+        FAULTS[name] = Fault(name, run, nginx_lives, spoils, short, engine)
         return run
 
     return put
@@ -497,7 +494,7 @@ def play(chosen: Fault, stage: Stage, seed: int) -> Verdict:
                 bad.clear()
             if verdict.converged is None:
                 verdict.problems.append(f"after {PATIENCE:g} s {problem}")
-            elif verdict.converged > chosen.within:
+            elif verdict.converged > WITHIN:
                 verdict.problems.append(f"{verdict.converged:.1f} s to converge; until then {problem}")
             time.sleep(STEADY)
         bad += filter(None, [scene.accepts(), "" if verdict.converged is None else scene.serves_anew()])
