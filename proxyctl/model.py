@@ -97,7 +97,6 @@ class EngineEvent:
     action: str
     container_id: str
     signal: int
-    at_unix: float
     labels: Mapping[str, str] | None = None
     network: str = ""
     """Its name, for network events."""

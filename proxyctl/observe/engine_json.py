@@ -94,7 +94,7 @@ def read_event(raw: Any) -> EngineEvent | None:
     number = _signal_number(attributes.get("signal", "")) if action == "kill" else 0
     labels = attributes if kind == "container" else None  # the engine mixes them with the container's name and image
     network = attributes.get("name") or "" if kind == "network" else ""
-    fields = (action.partition(":")[0], container_id, number, float(raw.get("timeNano") or 0) / 1e9, labels, network)
+    fields = (action.partition(":")[0], container_id, number, labels, network)
     return msgspec.convert(dict(zip(EngineEvent.__slots__, fields, strict=True)), EngineEvent)
 
 

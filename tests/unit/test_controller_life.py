@@ -400,7 +400,7 @@ async def test_reloads_are_paced_while_it_storms_and_something_urgent_is_not(rig
 
     assert await served_after("one") < 2.5
     assert await served_after("two") < 2.5
-    rig.inventory.note(EngineEvent("die", "id-one", 0, 0.0, site("one").labels))
+    rig.inventory.note(EngineEvent("die", "id-one", 0, site("one").labels))
     await rig.until(lambda: "return 503" in rig.served().partition("server_name one.example;")[2])
     assert time.monotonic() - began < 2.9
     assert await served_after("three") >= 3.0
@@ -417,7 +417,7 @@ async def test_what_is_urgent_is_in_the_very_next_cycle_when_it_ends_a_pause(rig
     rig.reports.clear()
     rig.wakes.post(Wake(("start api",)))
     await asyncio.sleep(0.02)
-    rig.inventory.note(EngineEvent("die", WEB.id, 0, 0.0, WEB.labels))
+    rig.inventory.note(EngineEvent("die", WEB.id, 0, WEB.labels))
     await rig.until(lambda: rig.reports)
     assert rig.reports[0].reasons == ("start api", "die id-web")
     assert rig.reports[0].result == "live"

@@ -101,7 +101,7 @@ def test_the_containers_are_listed_as_often_as_that_costs_little(took: float, lo
 
 # ---------------------------------------------------------------- the engine's stream
 
-EVENT = EngineEvent("start", "id-web", 0, 0.0)
+EVENT = EngineEvent("start", "id-web", 0)
 Script = Sequence[EngineEvent | Exception | float | None]
 
 

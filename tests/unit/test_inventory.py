@@ -73,7 +73,7 @@ class Watched:
 
     async def note(self, action: str, of: Container, *, signal: int = 0, bare: bool = False) -> None:
         """`bare`: an event that carries no labels, as those of networks."""
-        self.inventory.note(EngineEvent(action, of.id, signal, 0.0, None if bare else of.labels))
+        self.inventory.note(EngineEvent(action, of.id, signal, None if bare else of.labels))
         for _ in range(5):
             await asyncio.sleep(0)
 
@@ -216,7 +216,7 @@ async def test_a_container_that_is_removed_is_forgotten() -> None:
 
 async def test_death_is_believed_at_once_without_asking() -> None:
     watched = await watch(WEB)
-    watched.inventory.note(EngineEvent("die", WEB.id, 0, 0.0, WEB.labels))
+    watched.inventory.note(EngineEvent("die", WEB.id, 0, WEB.labels))
     assert [wake.urgent for wake in watched.posted] == [True]
     assert (await watched.refresh()).containers[WEB.id].state == "exited"
     assert watched.host.calls == []
@@ -226,7 +226,7 @@ async def test_a_list_does_not_bring_back_who_has_died() -> None:
     """Docker tells of a death before its list does; it answers about one container when it is done with it."""
     watched = await watch(WEB)
     letting = watched.host.hold(WEB.id)
-    watched.inventory.note(EngineEvent("die", WEB.id, 0, 0.0, WEB.labels))
+    watched.inventory.note(EngineEvent("die", WEB.id, 0, WEB.labels))
     assert (await watched.refresh(relist=True)).containers[WEB.id].state == "exited"
     assert (await watched.refresh(relist=True)).containers[WEB.id].state == "exited"
     watched.host.containers[WEB.id] = dead = replace(WEB, state="exited", endpoints=())
@@ -243,7 +243,7 @@ async def test_a_list_does_not_bring_back_who_has_died() -> None:
 async def test_who_was_started_again_runs_though_no_event_says_so(seen: str) -> None:
     """That of its death came late, or that of its start never."""
     watched = await watch(WEB)
-    watched.inventory.note(EngineEvent("die", WEB.id, 0, 0.0, WEB.labels))
+    watched.inventory.note(EngineEvent("die", WEB.id, 0, WEB.labels))
     if seen == "by a list":
         watched.host.containers[WEB.id] = replace(WEB, state="exited", endpoints=())
         await watched.refresh(relist=True)
@@ -420,7 +420,7 @@ async def test_a_disconnect_is_believed_at_once_and_takes_the_address(  # an ins
     both = container("both", {"host": "a.example"}, networks={"front": "10.0.0.5", "back": "10.1.0.5"})
     here = await watch(both)
     here.host.hold(both.id)
-    here.inventory.note(EngineEvent("disconnect", both.id, 0, 0.0, None, "front"))
+    here.inventory.note(EngineEvent("disconnect", both.id, 0, None, "front"))
     (wake,) = here.posted
     assert wake.urgent
     assert [e.network for e in (await here.refresh()).containers[both.id].endpoints] == ["back"]
@@ -436,7 +436,7 @@ async def test_while_an_address_may_be_reused_every_container_that_starts_is_rea
     if how == "old workers":
         here.inventory.watch_addresses(always=True)
     else:
-        here.inventory.note(EngineEvent(how, WEB.id, 0, 0.0, WEB.labels, "front"))
+        here.inventory.note(EngineEvent(how, WEB.id, 0, WEB.labels, "front"))
     await here.note("start", STRANGER)
     assert here.host.calls == [STRANGER.id]
     assert STRANGER.id in (await here.refresh()).containers
@@ -493,7 +493,7 @@ LIKE_WEB = container("other", {"host": "b.example"})
 async def test_what_is_like_a_running_one_is_read_when_it_starts_and_not_before(new: Container, *, read: bool) -> None:
     watched = await watch(WEB)
     watched.host.containers[new.id] = replace(new, state="created")
-    event = EngineEvent("create", new.id, 0, 0.0, {**new.labels, "image": new.image, "name": new.name})
+    event = EngineEvent("create", new.id, 0, {**new.labels, "image": new.image, "name": new.name})
     watched.inventory.note(event)
     await asyncio.sleep(0.01)
     assert watched.host.calls == ([new.id] if read else [])
@@ -512,7 +512,7 @@ async def test_one_of_another_project_is_read_before_it_starts_where_each_has_ne
 ) -> None:
     known = container("web", {"host": "a.example"}, networks={network: "10.0.0.5"})
     watched = await watch(replace(known, labels={**known.labels, PROJECT: "a"}))
-    watched.inventory.note(EngineEvent("create", "new", 0, 0.0, {**LIKE_WEB.labels, "image": known.image, PROJECT: project}))
+    watched.inventory.note(EngineEvent("create", "new", 0, {**LIKE_WEB.labels, "image": known.image, PROJECT: project}))
     await asyncio.sleep(0.01)
     assert watched.host.calls == (["new"] if read else [])
 
@@ -520,7 +520,7 @@ async def test_one_of_another_project_is_read_before_it_starts_where_each_has_ne
 async def test_one_that_is_like_a_dead_one_is_read_before_it_starts() -> None:
     watched = await watch(replace(WEB, state="exited"))
     watched.host.calls.clear()
-    watched.inventory.note(EngineEvent("create", "new", 0, 0.0, {**LIKE_WEB.labels, "image": WEB.image}))
+    watched.inventory.note(EngineEvent("create", "new", 0, {**LIKE_WEB.labels, "image": WEB.image}))
     await asyncio.sleep(0.01)
     assert watched.host.calls == ["new"]
 
@@ -555,7 +555,7 @@ async def test_a_network_that_it_joined_is_known_though_it_left_another_before_t
     answer = watched.host.hold(WEB.id)
     await watched.note("connect", WEB, bare=True)
     watched.host.containers[WEB.id] = moved = replace(BOTH, endpoints=BOTH.endpoints[1:])
-    watched.inventory.note(EngineEvent("disconnect", WEB.id, 0, 0.0, None, WEB.endpoints[0].network))
+    watched.inventory.note(EngineEvent("disconnect", WEB.id, 0, None, WEB.endpoints[0].network))
     answer.set()
     await asyncio.sleep(0.01)
     assert (await watched.refresh()).containers == {WEB.id: moved}
