@@ -14,6 +14,7 @@ import pytest
 from proxyctl.model import EngineRefused
 from proxyctl.publish.host import HostNginx
 from proxyctl.publish.nginx import NginxMissing
+from tests.rig import until
 
 TITLE = "nginx: master process nginx -c /srv/nginx.conf"
 
@@ -24,6 +25,7 @@ def pid(tmp_path: Path) -> Iterator[int]:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and a child inherits that
     process = subprocess.Popen([TITLE, "60"], executable="/bin/sleep")
     signal.signal(signal.SIGHUP, before)
+    until(Path(f"/proc/{process.pid}/cmdline").read_bytes, 5, "a title", every=0.001)  # empty in the middle of exec
     (tmp_path / "pid").write_text(f"{process.pid}\n")
     yield process.pid
     process.kill()
