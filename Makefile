@@ -33,7 +33,7 @@ cgit: ## cgit behind Debian's nginx on a machine of systemd units, through a new
 	$(ENGINE) .venv/bin/python -m examples.cgit $(if $(KEEP),--keep)
 
 test: setup check ## everything: setup, check, tests
-	$(ENGINE) .venv/bin/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(ENGINE) .venv/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 chaos: few ## every fault with five seeds, on a real engine under load, then 10,000 crowds of hostile labels; SEED=7 begins with another one
 	$(ENGINE) .venv/bin/python -m tests.chaos --seed $(or $(SEED),1) --seeds 5
