@@ -57,9 +57,12 @@ def connect() -> docker.APIClient:
 
 
 def free_port() -> int:
-    """Below the range that outgoing connections take theirs from: heavy traffic must not get it first."""
+    """Below the range that outgoing connections take theirs from: heavy traffic must not get it first. Each test process has a
+    range of its own: what is free now is taken a second later, and another one may have been told the same."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    first, count = (20_000 + 1_000 * (int(worker[2:]) % 12), 1_000) if worker else (20_000, 12_000)
     for _ in range(200):
-        port = random.randrange(20000, 32000)
+        port = random.SystemRandom().randrange(first, first + count)
         with socket.socket() as probe, suppress(OSError):
             probe.bind((LOOPBACK, port))
             return port
