@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PYTHON ?= python3
 ENGINE = engine="$$(scripts/testbed env)"; eval "$$engine";
 
-.PHONY: help few setup run demo cgit test chaos check bench lock image clean
+.PHONY: help few setup run demo cgit test unit chaos check bench lock image clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.* ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +34,10 @@ cgit: ## cgit behind Debian's nginx on a machine of systemd units, through a new
 
 test: setup check ## everything: setup, check, tests
 	$(ENGINE) .venv/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+unit: ## the tests that need no engine
+	scripts/testbed venv
+	.venv/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/unit
 
 chaos: few ## every fault with five seeds, on a real engine under load, then 10,000 crowds of hostile labels; SEED=7 begins with another one
 	$(ENGINE) .venv/bin/python -m tests.chaos --seed $(or $(SEED),1) --seeds 5
