@@ -28,6 +28,7 @@ from proxyctl.observe.probes import Prober
 from proxyctl.plan import labels, vhosts
 from proxyctl.plan.ownership import ClaimRule
 from proxyctl.publish.draft import FOLDERS, Drafts
+from proxyctl.publish.heartbeat import Heartbeat
 from proxyctl.publish.host import HostNginx
 from proxyctl.publish.included import IncludingNginx, IncludingSpec
 from proxyctl.publish.nginx import Engine, Nginx, NginxContainer, NginxSpec, bootstrap_view
@@ -296,6 +297,7 @@ class App:
                     group.create_task(events.look(self.wakes, lambda: self.inventory.took), name="look"),
                     group.create_task(self._follow_files(controller, systemd), name="files"),
                     group.create_task(self._follow_published(controller), name="published files"),
+                    group.create_task(self._heartbeat(controller).run(), name="heartbeat"),
                     *([group.create_task(self._follow_neighbours(), name="neighbours")] if self.config.layout.home else []),
                     group.create_task(self._follow_hangups(controller, systemd, hangup), name="hangups"),
                     group.create_task(systemd.run(), name="systemd"),
@@ -306,6 +308,9 @@ class App:
                     task.cancel()
         finally:
             await self.close()
+
+    def _heartbeat(self, controller: Controller) -> Heartbeat:
+        return Heartbeat(lambda: controller.nginx, lambda: controller.workers, controller.answers, controller.heard)
 
     def _start_anyway(self) -> None:
         """The first cycle comes with the event stream; without one, it tells why."""

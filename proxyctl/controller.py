@@ -65,6 +65,8 @@ class Controller:
         self._patience = Patience(doubtful=parts.store.doubtful and parts.reference.is_marked())
         self.in_sync = False
         """Whether what is live is what is wanted, as of the latest cycle."""
+        self.silence = ""
+        """Why nginx does not answer its clients, as of the latest look; empty while it does."""
         self.beat = time.monotonic()
         """When the loop last showed that it is alive (monotonic)."""
 
@@ -80,6 +82,15 @@ class Controller:
     def published(self) -> RouteTable:
         """The table that is live."""
         return self._publication.table
+
+    @property
+    def workers(self) -> int:
+        """How many workers nginx has."""
+        return self._publication.workers(self.nginx) if self.nginx else 1
+
+    async def answers(self, address: tuple[str, int]) -> bool:
+        """Whether nginx answers a new connection to one of its addresses."""
+        return await self._parts.reloader.answers(address)
 
     @property
     def drain(self) -> DrainPhase:
@@ -117,6 +128,12 @@ class Controller:
         if pause > 0 and not wake.urgent:
             await self._parts.wakes.urgent_within(pause)
 
+    def heard(self, silence: str) -> None:
+        """Takes in why nginx does not answer its clients, or, when empty, that it does again; see `Heartbeat`."""
+        self.silence = self._publication.silence = silence
+        reason = "nginx does not answer" if silence else "nginx answers again"
+        self._parts.wakes.post(Wake((reason,), relist=True, urgent=True, at=time.monotonic()))
+
     async def look_at_files(self) -> None:
         """Wakes the loop when somebody else has changed what nginx runs, or would run after its next start."""
         async with self._cycling:
@@ -142,11 +159,15 @@ class Controller:
         except Refused as error:
             course.result, course.error = "refused", str(error)
         except Silent as error:
-            course.result, course.error, learned = "failed", error.reason, True
+            course.result, course.error, learned = "failed", self.silence or error.reason, True
+        except PutBack as error:
+            course.result, course.error, learned = "restored", error.reason, True
         except NotProved as error:
-            course.result, course.error, learned = "restored", error.reason, isinstance(error, PutBack)
+            course.result, course.error = "failed", error.reason
         except (EngineRefused, NginxMissing, OSError, TemplateError, ValueError) as error:
             course.result, course.error = "failed", f"{error}"
+        if self.silence and not course.error:
+            course.result, course.error = "failed", self.silence
         self.in_sync = not course.error and not self._patience.doubtful
         self._timers.try_again(failed=bool(course.error), learned=learned)
         report = course.report(
@@ -220,7 +241,7 @@ class Controller:
 
     async def _read(self, wake: Wake) -> NginxInstance:
         """Takes in what the containers are and, at the same time, what nginx is."""
-        known = None if wake.relist or wake.nginx or self._has_left else self.nginx
+        known = self.nginx if self.in_sync and not (wake.relist or wake.nginx or self._has_left) else None
         looking = asyncio.sleep(0, known) if known else self._parts.nginx.ensure()
         reading = self._parts.inventory.refresh(wake, time.monotonic())
         snapshot, nginx = await asyncio.gather(reading, looking, return_exceptions=True)

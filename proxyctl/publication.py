@@ -20,7 +20,7 @@ from proxyctl.plan.quarantine import Served
 from proxyctl.publish.draft import Draft
 from proxyctl.publish.nginx import NginxInstance, NginxMissing
 from proxyctl.publish.promote import Published
-from proxyctl.publish.reload import Live, NotProved, Silent
+from proxyctl.publish.reload import NOWHERE, Live, NotProved, Silent
 from proxyctl.publish.test import Refused, Tested
 from proxyctl.report import Wake
 from proxyctl.retirement import Retirement
@@ -63,6 +63,10 @@ class Publication:
         """A new proof whose old workers are not accounted for yet."""
         self._silent: tuple[object, ...] = ()
         """What was published when nginx answered nowhere, and where that was: looking for it once is enough."""
+        self._mute: tuple[object, ...] = ()
+        """Which nginx answered nowhere though the last good configuration is published: nothing more can be done about that."""
+        self.silence = ""
+        """Why nginx does not answer its clients, as of the latest look between cycles; empty while it does."""
         self.table = RouteTable()
         """The one that is live."""
         self.drain: DrainPhase = "serving"
@@ -97,11 +101,12 @@ class Publication:
 
     async def _is_live(self, fileset: FileSet, nginx: NginxInstance, wake: Wake) -> bool:
         """Whether nginx is known to run `fileset`; asks it when it is another nginx, or when everything is read anew."""
-        if self.live and self.live.is_in(nginx) and self.live.digest == fileset.digest and not wake.relist:
+        known = self.live is not None and self.live.is_in(nginx) and self.live.digest == fileset.digest
+        if known and not wake.relist and not self.silence:
             return True
         if self._published() != fileset.digest:
             return False
-        adopted = await self._parts.reloader.adopt(fileset.digest, nginx, self._workers(nginx))
+        adopted = await self._parts.reloader.adopt(fileset.digest, nginx, self.workers(nginx), self.live)
         if adopted:
             self.live = self._unretired = adopted
         return adopted is not None
@@ -127,6 +132,7 @@ class Publication:
                 fileset, served = tested.draft.fileset, self.acceptance.reduce(wanted, coming)
                 course.changes = changes.between(self.table, served.table)
             if not await self._is_live(fileset, nginx, course.wake):
+                await self._check_answers(nginx)
                 self.retirement.attempted(served.table)
                 intend(served.table)
                 await self._publish(course, tested, wanted, nginx)
@@ -143,6 +149,13 @@ class Publication:
             await self._parts.drafts.mend(fileset)
             await self._parts.drafts.collect(self._kept)
         return fileset
+
+    async def _check_answers(self, nginx: NginxInstance) -> None:
+        """Raises Silent while an nginx that could not be reached does not answer: what is published to it could not be proved,
+        and another reload every few seconds would not help."""
+        if self._mute and self._mute == _run(nginx) and await self._parts.reloader.digest(nginx) is None:
+            raise Silent(NOWHERE)
+        self._mute = ()
 
     async def test_ahead(self, course: Course, coming: Served, nginx: NginxInstance) -> bool:
         """Whether there was anything that nginx had not accepted before. Raises Refused."""
@@ -168,6 +181,8 @@ class Publication:
             await self._reload(course, published, nginx, hosts)
         except NotProved as error:
             where = (published.digest, nginx.id, nginx.started_at, nginx.addresses)
+            if isinstance(error, Silent) and not self._parts.reference.can_restore(published):
+                self._mute = _run(nginx)
             if isinstance(error, Silent) and where != self._silent:
                 self._silent = where
                 raise
@@ -186,12 +201,12 @@ class Publication:
                 published,
                 nginx,
                 before,
-                self._workers(nginx),
+                self.workers(nginx),
                 self.parsing(hosts),
                 lambda: self._published() == published.digest,
             )
 
-    def _workers(self, nginx: NginxInstance) -> int:
+    def workers(self, nginx: NginxInstance) -> int:
         return nginx.view.neighbours.workers or self.policy.nginx.workers
 
     async def _judge(self, error: NotProved, published: Published, wanted: Served, draft: Draft) -> frozenset[str] | None:
@@ -220,9 +235,16 @@ class Publication:
             raise NotProved(f"{why.reason}; nothing of ours is published")
         try:
             await self._reload(course, back, nginx, hosts)
+        except Silent:
+            self._mute = _run(nginx)
+            raise
         except NotProved as error:
             raise NotProved(f"{why.reason}; and the last good configuration could not be proved: {error.reason}") from error
         raise PutBack(f"{why.reason}; the last good configuration is back", blamed)
+
+
+def _run(nginx: NginxInstance) -> tuple[object, ...]:
+    return nginx.id, nginx.started_at, nginx.addresses
 
 
 def _places(vhosts: Iterable[VirtualHost]) -> frozenset[str]:

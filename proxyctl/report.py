@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -33,6 +34,15 @@ class Wake:
             look=self.look or other.look,
             at=min(self.at, other.at) if self.at and other.at else self.at or other.at,
         )
+
+
+_VARYING = re.compile(r"[0-9a-f]{12,}|\d{4}[/-]\d\d[/-]\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+Z?)?")
+"""Identifiers and times: what differs in a message each time that the same thing fails."""
+
+
+def essence(error: str) -> str:
+    """The message without what differs each time, to tell a new problem from the one before."""
+    return _VARYING.sub("", error)
 
 
 CycleResult = Literal["unchanged", "tested", "live", "refused", "restored", "unreadable", "failed"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from proxyctl.model import EngineRefused, Neighbours
 from proxyctl.publish import neighbours
-from proxyctl.publish.nginx import Engine, Nginx, NginxInstance, NginxMissing
+from proxyctl.publish.nginx import Engine, Nginx, NginxInstance, NginxMissing, not_running
 from proxyctl.publish.test import reason_of
 
 LOOK_SHARE = 200
@@ -48,7 +48,7 @@ class IncludingNginx(Nginx):
         raw = await self._find()
         name = str(raw["Name"]).lstrip("/")
         if raw["State"]["Status"] != "running":
-            raise NginxMissing(f"the container {name} does not run: {await self._last_words(str(raw['Id']))}")
+            raise NginxMissing(not_running(raw, await self._last_words(str(raw["Id"]))))
         directory = self._appears(raw, name)
         await self._look_around(raw, directory)
         return await self._describe(raw, (f"{directory}/{self._spec.home}", "/", "/"), self._neighbours)

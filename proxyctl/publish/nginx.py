@@ -83,6 +83,8 @@ class NginxInstance:
     """It was made from other settings than today's."""
     image: str
     name: str
+    published: tuple[tuple[str, int], ...] = ()
+    """Those of `addresses` at which the host publishes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class Nginx(ABC):
             image_id=str(raw.get("Image", "")),
             view=view,
             addresses=_addresses(raw, host_network=host_network),
+            published=() if host_network else _published(raw),
             outdated=False,
             image=str(raw["Config"].get("Image", "")),
             name=str(raw["Name"]).lstrip("/"),
@@ -202,8 +205,9 @@ class NginxContainer(Nginx):
     async def look(self) -> NginxInstance:
         running = await self._engine.inspect_raw(self._spec.name)
         if running is None or running["State"]["Status"] != "running":
-            said = await self._last_words(self._spec.name) if running else "it is gone"
-            raise NginxMissing(f"the container {self._spec.name} does not run: {said}")
+            if running is None:
+                raise NginxMissing(f"the container {self._spec.name} does not run: it is gone")
+            raise NginxMissing(not_running(running, await self._last_words(self._spec.name)))
         instance = await self._describe(running, self._inside(running), Neighbours())
         return replace(instance, outdated=self._is_outdated(running))
 
@@ -286,11 +290,23 @@ def _addresses(raw: Mapping[str, Any], *, host_network: bool) -> tuple[tuple[str
     if host_network:
         return (("127.0.0.1", 80),)
     own = [str(n["IPAddress"]) for _, n in sorted((raw["NetworkSettings"]["Networks"] or {}).items()) if n.get("IPAddress")]
-    published = []
+    return (*((address, 80) for address in own), *_published(raw))
+
+
+def _published(raw: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    found: dict[tuple[str, int], None] = {}  # IPv4 and IPv6 of one port are one address here
     for binding in (raw["NetworkSettings"].get("Ports") or {}).get("80/tcp") or []:
         address = str(binding.get("HostIp", ""))
-        published.append(("127.0.0.1" if address in ("", "0.0.0.0", "::") else address, int(binding["HostPort"])))  # noqa: S104
-    return (*((address, 80) for address in own), *published)
+        found[("127.0.0.1" if address in ("", "0.0.0.0", "::") else address, int(binding["HostPort"]))] = None  # noqa: S104
+    return tuple(found)
+
+
+def not_running(raw: Mapping[str, Any], last_line: str) -> str:
+    """Why this nginx answers nobody, and what to do where that is one command."""
+    name, status = str(raw["Name"]).lstrip("/"), raw["State"]["Status"]
+    if status == "paused":
+        return f"the container {name} is paused, and nginx answers nobody: docker unpause {name}"
+    return f"the container {name} does not run: {last_line}"
 
 
 def _last_line(text: str) -> str:

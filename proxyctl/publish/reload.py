@@ -34,11 +34,16 @@ LOG_AFTER = 0.4
 SIGNAL_AGAIN = 1.5
 GIVE_UP = 20.0
 """Seconds until a signal counts as lost, and until nginx counts as dead; each more for one that needs long to parse."""
+ANSWER_WITHIN = 1.0
+"""Seconds that nginx has to answer one connection when it is only asked whether it answers."""
 SILENT = 2.0
 """Seconds without any answer until nobody knows any more where nginx is; more for one that needs long to parse."""
 LONGER, PATIENCE = 2, 5
 """Times what a parse takes: until nginx is asked what keeps it, and until it is signalled again, since a signal in the middle of
 a parse would only begin another one."""
+
+
+NOWHERE = "nginx answers at none of its addresses"
 
 
 class Remains(NamedTuple):
@@ -114,14 +119,15 @@ class Reloader:
             heard = time.monotonic() if said is not None else heard
             if said == published.digest:
                 self._took = time.monotonic() - began
-                return await self._retired(published, nginx, old, began, workers, every if doubtful else math.inf)
+                same = before.workers if before and before.is_in(nginx) and before.digest == published.digest else frozenset()
+                return await self._retired(published, nginx, old, same, began, workers, every if doubtful else math.inf)
             if time.monotonic() > log_at:
                 await self._check_log(nginx, asked_unix)
                 await self._check_runs(nginx)
                 if not is_there():
                     raise NotProved("somebody else has changed what nginx reads")
                 if time.monotonic() - heard > max(SILENT, patience):
-                    raise Silent("nginx answers at none of its addresses")
+                    raise Silent(NOWHERE)
                 log_at = time.monotonic() + log_after
             if time.monotonic() > again:
                 await self._signal(nginx)
@@ -129,25 +135,37 @@ class Reloader:
             await _pause(began)
         raise NotProved(f"nginx did not answer with the new configuration within {GIVE_UP + patience:.0f} s")
 
-    async def adopt(self, digest: str, nginx: NginxInstance, workers: int) -> Live | None:
+    async def adopt(self, digest: str, nginx: NginxInstance, workers: int, proved: Live | None = None) -> Live | None:
         """A Live without a signal, when nginx already runs `digest` and no worker runs anything else: more than `workers` of them
-        are old and new ones in the middle of somebody's reload."""
+        are old and new ones in the middle of somebody's reload, unless all of them were `proved` to run it."""
         serving, ending = await self._workers(nginx)
-        if not serving or len(serving) > workers or await self.digest(nginx) != digest:
+        known = proved is not None and proved.is_in(nginx) and proved.digest == digest and serving <= proved.workers
+        if not serving or (len(serving) > workers and not known) or await self.digest(nginx) != digest:
             return None
         return Live(digest, nginx.id, nginx.started_at, serving, ending)
 
     async def _retired(
-        self, published: Published, nginx: NginxInstance, old: frozenset[int], began: float, workers: int, every: float
+        self,
+        published: Published,
+        nginx: NginxInstance,
+        old: frozenset[int],
+        same: frozenset[int],
+        began: float,
+        workers: int,
+        every: float,
     ) -> Live:
-        """`every`: seconds after which the signal is sent again, where workers from before it may have answered. New ones are
-        asked then, too: nginx may have been loading what somebody else had it load, and have overheard the signal."""
+        """`same`: workers from before that were proved to serve the same configuration. One of them that hangs does not end, and
+        once new workers answer, it does no harm that another reload could undo. `every`: seconds after which the signal is sent
+        again, where workers from before it may have answered. New ones are asked then, too: nginx may have been loading what
+        somebody else had it load, and have overheard the signal."""
         await asyncio.sleep(RETIRE_AFTER)
-        again = began + every
+        again, renewed = began + every, math.inf
         while True:
             serving, ending = await self._workers(nginx)
             settled = len(serving) <= workers or time.monotonic() - began > SETTLE
-            if serving and not serving & old and settled:
+            renewed = min(renewed, time.monotonic()) if serving - old else math.inf
+            hanging = same if time.monotonic() - renewed > SETTLE else frozenset()
+            if serving and not serving & (old - hanging) and settled:
                 if every == math.inf or await self.digest(nginx) == published.digest:
                     return Live(published.digest, nginx.id, nginx.started_at, serving, ending)
                 old, again = serving, 0.0
@@ -181,6 +199,8 @@ class Reloader:
     async def _check_runs(self, nginx: NginxInstance) -> None:
         raw = await self._engine.inspect_raw(nginx.id)
         state = raw["State"] if raw else {}
+        if state.get("Paused"):
+            raise NotProved(f"the container {nginx.name} is paused, and nginx answers nobody: docker unpause {nginx.name}")
         if not state.get("Running") or str(state.get("StartedAt")) != nginx.started_at:
             raise NotProved("nginx has ended meanwhile")
 
@@ -196,16 +216,35 @@ class Reloader:
         return frozenset(w.pid for w in there) - ending, ending
 
     async def digest(self, nginx: NginxInstance) -> str | None:
-        """What nginx says it runs; empty when it is not published yet, None when it does not answer."""
+        """What nginx says it runs; empty when it is not published yet, None when it does not answer. The address that answered
+        last is asked first, and all the others together: nginx may be in many networks."""
         known = [self._address] if self._address in nginx.addresses else []
-        for address in (*known, *(a for a in nginx.addresses if a not in known)):
-            try:
-                said = await _ask(address, self._token)
-            except (OSError, TimeoutError, aiohttp.ClientError):
-                continue
-            self._address = address
-            return said
+        for addresses in (known, [address for address in nginx.addresses if address not in known]):
+            answers = await asyncio.gather(*(self._digest_at(address) for address in addresses))
+            for address, said in zip(addresses, answers, strict=True):
+                if said is not None:
+                    self._address = address
+                    return said
         return None
+
+    async def _digest_at(self, address: tuple[str, int]) -> str | None:
+        try:
+            return await _ask(address, self._token)
+        except (OSError, TimeoutError, aiohttp.ClientError):
+            return None
+
+    async def answers(self, address: tuple[str, int]) -> bool:
+        """Whether nginx answers one new connection within a second, whatever it says."""
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                reader, writer = await asyncio.open_connection(*address)
+                try:
+                    writer.write(f"GET / HTTP/1.1\r\nHost: {self._token}\r\nConnection: close\r\n\r\n".encode())
+                    return (await reader.readline()).startswith(b"HTTP/")
+                finally:
+                    writer.transport.abort()  # without waiting for a worker that hangs
+        except (OSError, TimeoutError, ValueError):
+            return False
 
 
 async def _pause(began: float) -> None:

@@ -35,7 +35,7 @@ from proxyctl.versions import Illegal
 ENDPOINTS: Final = {
     "/": "the page for people",
     "/healthz": "200 while the controller's loop is alive",
-    "/readyz": "200 while nginx runs everything that is wanted and the host is not to be left",
+    "/readyz": "200 while nginx answers and runs everything that is wanted, and the host is not to be left",
     "/metrics": "for Prometheus",
     "/api/v1/status": "what `proxyctl status` shows",
     "/api/v1/services": "services, their routes and targets",

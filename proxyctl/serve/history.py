@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from proxyctl.model import Rejection
-from proxyctl.report import CycleReport, CycleResult
+from proxyctl.report import CycleReport, CycleResult, essence
 
 KEEP = 500
 ROTATE_AT = 1 << 20
@@ -78,7 +78,7 @@ class History:
         before, after = frozenset(self.rejections), frozenset(report.rejections)
         came, went = after - before, before - after
         self.rejections = report.rejections
-        what = (report.result, report.error, report.changes)
+        what = (report.result, essence(report.error), report.changes)
         again = bool(report.error) and what == self._latest
         self._latest = what
         if (

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 
 import stamina
 import structlog
 
 from proxyctl.model import Rejection
-from proxyctl.report import CycleReport
+from proxyctl.report import CycleReport, essence
 
 
 def configure() -> None:
@@ -36,10 +35,6 @@ def configure() -> None:
     stamina.instrumentation.set_on_retry_hooks([])
 
 
-_IDS = re.compile(r"[0-9a-f]{12,}")
-"""Parts of the engine's messages that differ each time a thing fails."""
-
-
 class CycleLog:
     """Writes what a cycle did. A cycle that changed nothing is silent, and so is one that fails as the one before it did."""
 
@@ -53,7 +48,7 @@ class CycleLog:
         if report.result == "live":
             took = f"{sum(report.stages.values()) * 1000:.0f} ms"
             self._log.info("live", digest=report.digest[:12], changes="; ".join(report.changes), took=took, **facts)
-        elif report.error and _IDS.sub("", report.error) != self._error:
+        elif report.error and essence(report.error) != self._error:
             self._log.error(report.result, error=report.error, **facts)
         elif self._error and not report.error:
             self._log.info("recovered", **facts)
@@ -61,7 +56,7 @@ class CycleLog:
             self._log.info("rollout", what=what, cycle=report.number)
         for why in report.retired:
             self._log.warning("old workers ended", why=why, cycle=report.number)
-        self._error = _IDS.sub("", report.error)
+        self._error = essence(report.error)
         now = frozenset(report.rejections)
         for rejection in sorted(now - self._rejections, key=lambda r: (r.container, r.route, r.label)):
             self._log.warning(

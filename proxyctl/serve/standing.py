@@ -63,6 +63,8 @@ class Controller(Protocol):
     def versions(self) -> tuple[Told, ...]: ...
     @property
     def drain(self) -> DrainPhase: ...
+    @property
+    def silence(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Standing:
     since_unix: float
     """When `in_sync` last changed; 0 before the first cycle."""
     error: str
-    """Why the latest cycle failed; empty when it did not."""
+    """Why the latest cycle failed, or why nginx does not answer; else empty."""
     alive: bool
     wanted: RouteTable
     published: RouteTable
@@ -127,9 +129,9 @@ def read(controller: Controller, place: Place, history: History, *, connected: b
         connected=connected,
         nginx=controller.nginx,
         live_digest=controller.live.digest if controller.live else "",
-        in_sync=history.in_sync and controller.live is not None,
+        in_sync=history.in_sync and controller.live is not None and not controller.silence,
         since_unix=history.since_unix,
-        error=history.error,
+        error=history.error or controller.silence,
         alive=waiting or age < place.resync + LATE,
         wanted=plan.table if plan else RouteTable(),
         published=controller.published,

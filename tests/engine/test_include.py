@@ -386,9 +386,9 @@ def test_where_the_first_publish_is_refused_by_the_reload_nothing_of_ours_is_lef
     until(lambda: theirs.ask("hand.example").body == "hand", 10, "the hand-written vhost")
     theirs.add("unlucky")
     theirs.controller.start(wait=False)
-    until(lambda: theirs.controller.records("restored"), 15, "a reload that is refused")
-    assert "bind() to 0.0.0.0:80 failed" in theirs.controller.records("restored")[0]["error"]
-    assert theirs.controller.records("restored")[0]["error"].endswith("; nothing of ours is published")
+    until(lambda: theirs.controller.records("failed"), 15, "a reload that is refused")
+    assert "bind() to 0.0.0.0:80 failed" in theirs.controller.records("failed")[-1]["error"]
+    assert theirs.controller.records("failed")[-1]["error"].endswith("; nothing of ours is published")
     theirs.controller.kill()
     assert theirs.visible() == {theirs.path("hand").name}
     assert theirs.ask("hand.example").body == "hand"

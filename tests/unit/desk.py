@@ -51,6 +51,7 @@ class Held:
     snapshot: Snapshot = field(default_factory=lambda: Snapshot({}))
     beat: float = field(default_factory=time.monotonic)
     drain: DrainPhase = "serving"
+    silence: str = ""
     told: list[tuple[object, ...]] = field(default_factory=list)
     """Changes that were asked for."""
 

@@ -201,7 +201,7 @@ async def test_when_not_even_the_last_good_one_can_be_proved_nothing_counts_as_l
     await rig.live(WEB)
     rig.nginx.deaf = 10**6
     report = await rig.cycle(RELIST, API)
-    assert report.result == "restored"
+    assert report.result == "failed"
     assert "the last good configuration could not be proved" in report.error
     assert report.digest == ""
     rig.nginx.deaf = 0

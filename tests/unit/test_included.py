@@ -64,7 +64,13 @@ async def test_it_is_described_with_what_lies_beside_our_file(engine: Engine) ->
     assert {call[0] for call in engine.calls} == {"inspect_raw", "print"}
 
 
-@pytest.mark.parametrize("status", ["created", "exited", "dead", "paused"])
+async def test_one_that_is_paused_is_named_with_the_remedy(engine: Engine) -> None:
+    engine.status = "paused"
+    with pytest.raises(NginxMissing, match=r"the container .* is paused, and nginx answers nobody: docker unpause "):
+        await theirs(engine).ensure()
+
+
+@pytest.mark.parametrize("status", ["created", "exited", "dead"])
 async def test_one_that_does_not_run_is_not_started(status: str, engine: Engine) -> None:
     engine.status = status
     engine.nginx.write("nginx: [emerg] no port")
