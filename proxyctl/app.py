@@ -62,7 +62,7 @@ def read_renderer(config_file: Path) -> vhosts.Renderer:
     """The shipped templates, each replaced by the file of its name in `templates/` beside the configuration."""
     own = [name for name in vhosts.TEMPLATES if (config_file.parent / "templates" / name).is_file()]
     folders = {name: config_file.parent / "templates" if name in own else shipped_templates() for name in vhosts.TEMPLATES}
-    texts = {name: (folder / name).read_text(encoding="utf-8") for name, folder in folders.items()}
+    texts = {name: _read(folder / name) for name, folder in folders.items()}
     return vhosts.Renderer(texts, shipped=not own)
 
 
@@ -74,8 +74,17 @@ def read_page(config_file: Path) -> str:
 
 def read_operator_files(config: Config) -> dict[str, str]:
     """Hand-written vhosts in `sites`, where nginx.conf is proxyctl's. nginx is given copies, so an edit is live only after its
-    test."""
-    return {path.name: path.read_text(encoding="utf-8") for path in sorted((config.home / "sites").glob("*.conf"))}
+    test. Raises ConfigError."""
+    return {path.name: _read(path) for path in sorted((config.home / "sites").glob("*.conf"))}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def build_policy(config: Config, config_file: Path, token: str) -> Policy:
@@ -107,21 +116,29 @@ def own_ports(config: Config) -> frozenset[int]:
     return frozenset(outer for _, outer, _ in config.ports) | ({api[1]} if api else set())
 
 
-def fixed_at_start(config: Config) -> tuple[object, ...]:
-    """What a running controller does not change."""
-    nginx, discovery = config.nginx, config.discovery
-    container = (
-        nginx.layout,
-        nginx.pid_file,
-        nginx.dir,
-        nginx.logs,
-        nginx.container,
-        nginx.image,
-        nginx.publish,
-        nginx.pull,
-        nginx.create,
-    )
-    return (config.docker, config.state, config.api, discovery.resync, discovery.label_prefix, container)
+FIXED_AT_START = {
+    "docker": None,
+    "state": None,
+    "api": None,
+    "discovery": ("label_prefix", "resync"),
+    "nginx": ("layout", "pid_file", "dir", "logs", "container", "image", "publish", "pull", "create"),
+}
+"""What a running controller does not change: keys by section, or None for all of them."""
+
+
+def fixed_at_start(config: Config) -> dict[str, object]:
+    """The values of these keys, by their names as they are written."""
+    found: dict[str, object] = {}
+    for name, keys in FIXED_AT_START.items():
+        section = getattr(config, name)
+        found |= {f"{name}.{key}": getattr(section, key) for key in keys or section.__struct_fields__}
+    return found
+
+
+def needs_restart(running: Config, written: Config) -> tuple[str, ...]:
+    """Keys whose change takes effect when the controller is started again."""
+    before = fixed_at_start(running)
+    return tuple(sorted(key for key, value in fixed_at_start(written).items() if value != before[key]))
 
 
 def label_defaults(config: Config) -> labels.Defaults:
@@ -163,7 +180,9 @@ class App:
         self.controller: Controller | None = None
         self.systemd: Systemd | None = None
         self._offered: Policy | None = None
-        """The latest that was read, until it is taken over."""
+        """The latest that was read, until it is taken over or declined."""
+        self.configuration = standing.Configuration(taken_unix=self.started)
+        self._taken_over = True
 
     def _noted(self, event: EngineEvent) -> None:
         """Events of nginx are ours to look at, but for `kill` with SIGHUP: those are mostly our own reloads."""
@@ -180,12 +199,26 @@ class App:
     def _told(self, report: CycleReport) -> None:
         for sink in self._sinks:
             sink(report)
-        if self._offered and self.controller and self.systemd:
-            taken = self.controller.policy is self._offered
-            if taken or report.error:
-                self.systemd.reloaded("" if taken else report.error)
-            if taken:
-                self._offered = None
+        before = self._offered
+        if self._offered and self.controller:
+            if self.controller.policy is self._offered:
+                self._settle("")
+            elif self.controller.declined and self.controller.declined[0] is self._offered:
+                log.error("configuration not taken over", error=report.declined)
+                self._settle(report.declined)
+            elif report.error and self.systemd:  # it is offered again in the next cycle
+                self.systemd.reloaded(report.error)
+        clean = not self.configuration.problem and not standing.refused_files(report.rejections)
+        if clean and (not self._taken_over or (before and not self._offered)):
+            self.configuration = replace(self.configuration, taken_unix=time.time())
+        self._taken_over = clean
+
+    def _settle(self, problem: str) -> None:
+        """The latest configuration is in effect, or `problem` says why not."""
+        self._offered = None
+        self.configuration = replace(self.configuration, problem=problem)
+        if self.systemd:
+            self.systemd.reloaded(problem)
 
     def _changed(self, probe: Probe, result: ProbeResult, since: float) -> None:
         reason = f"{probe.target.address}:{probe.target.port} is {result.state}"
@@ -264,7 +297,14 @@ class App:
 
         def read(history: History) -> standing.Standing:
             waiting = self.engine.waiting > 0
-            return standing.read(controller, place, history, connected=self.events.connected, waiting=waiting)
+            return standing.read(
+                controller,
+                place,
+                history,
+                connected=self.events.connected,
+                waiting=waiting,
+                configuration=self.configuration,
+            )
 
         return read
 
@@ -374,11 +414,10 @@ class App:
             controller.offer(self._offered)
         except (ConfigError, OSError, UnicodeDecodeError) as error:
             log.error("configuration not taken over", files=names, error=str(error))  # noqa: TRY400 - its words are enough
-            systemd.reloaded(str(error))
+            self._settle(str(error))
             return
         log.info("configuration read", files=names)
-        if fixed_at_start(config) != fixed_at_start(self.config):
-            log.warning(
-                "some changes need a restart",
-                keys="docker, state, api, discovery.label_prefix, discovery.resync and the nginx container's",
-            )
+        restart = needs_restart(self.config, config)
+        if restart and restart != self.configuration.restart:
+            log.warning("some changes need a restart", keys=", ".join(restart))
+        self.configuration = replace(self.configuration, restart=restart)

@@ -7,6 +7,7 @@ error which names the nearest one that is.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -195,6 +196,19 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None)
         source = next((f"environment variable {name}" for key, name in variables.items() if message.startswith(key)), path)
         raise ConfigError(f"{source}: {message}") from error
     return config
+
+
+def socket_of(file: Path | None = None) -> str:
+    """`api.socket` as far as it can be read from a file that `load` refuses: a running controller goes on with the configuration
+    of before, and can tell what is wrong."""
+    if variable := os.environ.get(f"{ENV_PREFIX}API__SOCKET"):
+        return variable
+    try:
+        text = (file or DEFAULT_FILE).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return Api().socket
+    found = re.search(r"""^\[api\]$[^\[]*?^\s*socket\s*=\s*["']([^"'\n]+)["']""", text, re.MULTILINE)
+    return found[1] if found else Api().socket
 
 
 def _decode(kind: type, value: object) -> object:

@@ -24,6 +24,7 @@ from proxyctl.patience import Patience
 from proxyctl.plan import drain, generations, planner, routes
 from proxyctl.plan.quarantine import Served
 from proxyctl.publication import Publication, PutBack
+from proxyctl.publish import by_hand
 from proxyctl.publish.nginx import NginxInstance, NginxMissing
 from proxyctl.publish.reload import Live, NotProved, Silent
 from proxyctl.publish.test import Refused
@@ -65,6 +66,8 @@ class Controller:
         self._patience = Patience(doubtful=parts.store.doubtful and parts.reference.is_marked())
         self.in_sync = False
         """Whether what is live is what is wanted, as of the latest cycle."""
+        self.declined: tuple[Policy, str] | None = None
+        """The latest configuration that was not taken over, and why."""
         self.silence = ""
         """Why nginx does not answer its clients, as of the latest look; empty while it does."""
         self.beat = time.monotonic()
@@ -190,7 +193,7 @@ class Controller:
         with course.stage("read"):
             nginx = await self._read(wake)
         if self._offered and not nginx.view.neighbours.refused:
-            await self._take_over(course, nginx, self._offered)
+            await self._consider(course, nginx, self._offered)
         with course.stage("plan"):
             networks, _ = self._planner.needs(self._inputs(nginx))
         with course.stage("join"):
@@ -226,7 +229,7 @@ class Controller:
             raise
         finally:
             await leaving
-            self.plan = replace(plan, rejections=plan.rejections + self._publication.acceptance.rejections(plan.ahead))
+            self.plan = self._with_refusals(plan, nginx)
         self._roll_on(nginx, plan)
         self._remember(course, plan, fileset)
         self._stops.begin(self.rollouts.to_stop & self.rollouts.retiring)
@@ -325,6 +328,14 @@ class Controller:
 
     # ------------------------------------------------------------ another configuration
 
+    async def _consider(self, course: Course, nginx: NginxInstance, offered: Policy) -> None:
+        """Takes the offer over, or remembers why not: everything goes on with the configuration of before."""
+        try:
+            await self._take_over(course, nginx, offered)
+        except (Refused, TemplateError, ValueError) as error:
+            course.declined = f"{error}"
+            self.declined = (offered, course.declined)
+
     async def _take_over(self, course: Course, nginx: NginxInstance, offered: Policy) -> None:
         """Raises what is wrong with the offer, and then it is dropped and everything is as before. A hand-written vhost that is
         wrong is not: it goes into quarantine by itself."""
@@ -341,7 +352,6 @@ class Controller:
             judged = True
         except (Refused, TemplateError, ValueError):
             publication.policy, judged = before, True
-            self._parts.wakes.post(Wake(("back to the configuration before",)))
             raise
         finally:
             if not judged:  # the engine or the disk failed: the offer stands, unless there is a newer one
@@ -370,11 +380,17 @@ class Controller:
             maintenance=self.rollouts.maintenance,
         )
 
+    def _with_refusals(self, plan: Plan, nginx: NginxInstance) -> Plan:
+        """The plan, with what nginx refuses of it and what it ignores of the hand-written vhosts."""
+        refused = self._publication.acceptance.rejections(plan.ahead)
+        ignored = by_hand.rejections(self.policy.operator_files, plan.table, nginx.view.neighbours)
+        return replace(plan, rejections=plan.rejections + refused + ignored)
+
     async def _test_ahead(self, course: Course, plan: Plan, nginx: NginxInstance) -> None:
         """Lets nginx accept what will be needed when the containers that are being created run."""
         publication = self._publication
         if await publication.test_ahead(course, Served(plan.ahead, self.policy.operator_files), nginx):
-            self.plan = replace(plan, rejections=plan.rejections + publication.acceptance.rejections(plan.ahead))
+            self.plan = self._with_refusals(plan, nginx)
             if course.result == "unchanged":
                 course.result = "tested"
 

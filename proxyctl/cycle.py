@@ -61,6 +61,8 @@ class Course:
     stages: dict[str, float] = field(default_factory=dict)
     result: CycleResult = "unchanged"
     error: str = ""
+    declined: str = ""
+    """Why a changed configuration was not taken over."""
     changes: tuple[str, ...] = ()
     event_to_live: float | None = None
     retired: tuple[str, ...] = ()
@@ -93,6 +95,7 @@ class Course:
             digest=digest,
             changes=self.changes,
             error=self.error,
+            declined=self.declined,
             rejections=rejections,
             stages=self.stages,
             event_to_live=self.event_to_live,

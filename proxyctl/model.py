@@ -292,6 +292,8 @@ class Neighbours:
     """nginx.conf has a worker_shutdown_timeout."""
     refused: str = ""
     """Why nginx does not take its own configuration. Then the rest is as it was when it did."""
+    ignored: tuple[tuple[str, str, str, str], ...] = ()
+    """Names of hand-written vhosts that nginx ignores: (file, name, address, the file that has it)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,8 @@ class CycleReport:
     """Why old workers of nginx were ended, or could not be: a line for each address that is somebody else's now."""
     rollouts: tuple[str, ...] = ()
     """What became of versions: a line for each thing."""
+    declined: str = ""
+    """Why a changed configuration was not taken over; everything goes on with the one before."""
     rolled_back: tuple[tuple[str, FailureReason], ...] = ()
     """Services whose version failed, and why."""
     drains_cut: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ def ask(options: Options, question: Callable[[Client], Awaitable[T]]) -> T:
     try:
         return asyncio.run(run())
     except client.Unreachable as error:
-        raise Stop(str(error), UNREACHABLE) from error
+        raise (Stop(options.broken, USAGE) if options.broken else Stop(str(error), UNREACHABLE)) from error
     except client.TimedOut as error:
         raise Stop(str(error), TIMED_OUT) from error
     except client.Declined as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,18 +54,22 @@ def _engine(options: Options, notes: list[str]) -> tuple[tuple[Rejection, ...], 
     """Raises Stop for configuration and templates; an engine that does not answer is a note."""
     from proxyctl.app import App
     from proxyctl.cli import offline
+    from proxyctl.model import Neighbours
+    from proxyctl.publish import by_hand
 
     app = App(options.config(), options.config_file)
-    offline.read_policy(app, offline.NO_TOKEN)
+    policy = offline.read_policy(app, offline.NO_TOKEN)
     app.engine.close()
+    refused = asyncio.run(offline.not_taken(options))
     try:
         plan = offline.draw(options, lambda text: None if "counts as healthy" in text else notes.append(text)).plan
     except Stop as stop:
         if stop.status != UNREACHABLE:
             raise
         notes.append(f"{stop}; labels are not checked")
-        return (), "configuration and templates"
-    return plan.rejections, "configuration, templates and labels"
+        return refused, "configuration and templates"
+    ignored = by_hand.rejections(policy.operator_files, plan.table, Neighbours())
+    return (*plan.rejections, *refused, *ignored), "configuration, templates and labels"
 
 
 def _compose(options: Options, file: Path, notes: list[str]) -> tuple[tuple[Rejection, ...], str]:

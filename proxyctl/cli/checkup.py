@@ -18,6 +18,7 @@ from proxyctl.publish import workers
 from proxyctl.publish.nginx import NginxInstance, NginxMissing
 from proxyctl.serve import listeners
 from proxyctl.serve.guard import Tokens
+from proxyctl.serve.views import Configuration
 
 LOW_SPACE, NO_SPACE = 200 << 20, 10 << 20
 """Free bytes: worth a warning; nothing can be published soon."""
@@ -25,6 +26,10 @@ SEAMLESS = (1, 27, 4)
 """The first nginx with `keepalive_min_timeout`."""
 SAFE = (1, 30, 1)
 """The first one with the fixes of the script engine and rewrite (nginx.org/en/security_advisories.html)."""
+
+
+RESTART = "`docker restart proxyctl`, or `systemctl restart proxyctl`; nginx goes on meanwhile"
+BROKEN = "fix the file: a controller that runs goes on with the configuration of before, and would not start again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +43,14 @@ class Finding:
 async def examine(config: Config, config_file: Path, api_socket: Path) -> list[Finding]:
     app = App(config, config_file)
     try:
-        running, reached = await _controller(api_socket)
+        findings_of_controller = await controller(api_socket)
+        reached = bool(findings_of_controller[1:])
         engine = await _engine(app)
         findings = [engine]
         if engine.standing != "fail":
             findings += [finding async for finding in _nginx(app)]
         findings += [*_directories(config), *_tokens(config)]
-        findings.append(running)
+        findings += findings_of_controller
         findings += _ports(config, controller_runs=reached)
     finally:
         app.engine.close()
@@ -241,15 +247,28 @@ def _answers(address: str, port: int) -> bool:
         return False
 
 
-async def _controller(path: Path) -> tuple[Finding, bool]:
-    """What it says of itself, and whether there is one."""
+async def controller(path: Path) -> list[Finding]:
+    """What the running controller says of itself, and of the files that it reads; one finding when there is none."""
     try:
         async with connect(path) as client:
             status = await client.status()
     except Unreachable as error:
-        return Finding("warn", "controller", str(error)), False
+        return [Finding("warn", "controller", str(error))]
     except (TimedOut, Refused) as error:
-        return Finding("fail", "controller", str(error)), True
+        return [Finding("fail", "controller", str(error)), *_files(Configuration())]
+    found = Finding("ok", "controller", f"{status.version} at {path}, in sync")
     if status.error:
-        return Finding("fail", "controller", f"{status.version}, not in sync: {status.error}", "see `proxyctl status`"), True
-    return Finding("ok", "controller", f"{status.version} at {path}, in sync"), True
+        found = Finding("fail", "controller", f"{status.version}, not in sync: {status.error}", "see `proxyctl status`")
+    return [found, *_files(status.configuration)]
+
+
+def _files(configuration: Configuration) -> Iterator[Finding]:
+    """What became of the configuration, the templates and the hand-written vhosts."""
+    for problem in configuration.problems:
+        todo = "fix the file or take the change back: what was in effect before is still served"
+        yield Finding("fail", "configuration", f"not taken over: {problem}", todo)
+    if configuration.restart:
+        keys = ", ".join(configuration.restart)
+        yield Finding("warn", "configuration", f"changed and not in effect yet: {keys}", "restart the controller: " + RESTART)
+    elif not configuration.problems:
+        yield Finding("ok", "configuration", "in effect as written")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxyctl.cli.options import DONE, NEGATIVE, Command, Options, json_option
+from proxyctl.cli.options import DONE, NEGATIVE, Command, Options, Stop, json_option
 from proxyctl.cli.output import line, say, styled, table
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ def doctor(options: Options, *, as_json: bool) -> int:
 
     The engine, nginx, directories, ports, the controller. Exit status 1 when something fails.
     """
-    from proxyctl.cli import checkup
-
-    findings = asyncio.run(checkup.examine(options.config(), options.config_file, options.socket_path()))
+    findings = asyncio.run(_examine(options))
     failed = any(f.standing == "fail" for f in findings)
     if as_json:
         import msgspec
@@ -35,6 +33,20 @@ def doctor(options: Options, *, as_json: bool) -> int:
     else:
         _show(findings)
     return NEGATIVE if failed else DONE
+
+
+async def _examine(options: Options) -> list[Finding]:
+    """With a configuration that cannot be read, what is wrong with it and what the controller says: the rest depends on it."""
+    from proxyctl.cli import checkup
+
+    try:
+        config = options.config()
+    except Stop as stop:
+        said = await checkup.controller(options.socket_path())
+        if not said[1:]:
+            raise
+        return [checkup.Finding("fail", "configuration", str(stop), checkup.BROKEN), *said]
+    return await checkup.examine(config, options.config_file, options.socket_path())
 
 
 def _show(findings: Sequence[Finding]) -> None:

@@ -17,6 +17,7 @@ from proxyctl import steady
 from proxyctl.app import App, build_policy
 from proxyctl.cli.client import Refused, TimedOut, Unreachable, connect
 from proxyctl.cli.options import UNREACHABLE, USAGE, Options, Stop
+from proxyctl.config import ConfigError
 from proxyctl.cycle import Policy
 from proxyctl.fileset import FileSet
 from proxyctl.model import (
@@ -27,6 +28,7 @@ from proxyctl.model import (
     Probe,
     ProbeKey,
     ProbeResult,
+    Rejection,
     RoutedTarget,
     RouteTable,
     Snapshot,
@@ -110,6 +112,8 @@ def read_policy(app: App, token: str) -> Policy:
     """Settings and templates, tried on a made-up host. Raises Stop."""
     try:
         policy = build_policy(app.config, app.config_file, token)
+    except ConfigError as error:
+        raise Stop(str(error), USAGE) from error
     except (OSError, UnicodeDecodeError) as error:
         raise Stop(f"templates and sites cannot be read: {error}", USAGE) from error
     render(policy, _EVERYTHING, bootstrap_view())
@@ -175,13 +179,24 @@ async def _read(app: App, told: Targets | None) -> Snapshot:
     return Snapshot(listed, frozenset(stopping))
 
 
-async def _ask(options: Options, note: Note) -> Targets | None:
-    """How the targets are. What the controller has put aside is a note: nobody but nginx can tell."""
+async def not_taken(options: Options) -> tuple[Rejection, ...]:
+    """What the running controller could not take over since nginx refuses it, which only nginx can tell. Empty without one."""
     try:
         async with connect(options.socket_path()) as client:
-            for rejection in (await client.status()).rejections:
-                if rejection.reason == "quarantined":
-                    note(f"{rejection.container}: {rejection.message}")
+            status = await client.status()
+    except (Unreachable, TimedOut, Refused):
+        return ()
+    files = tuple(r for r in status.rejections if r.reason == "quarantined")
+    told = {f"{r.container}: {r.message}" for r in files}
+    hint = "fix the file or take the change back: what was in effect before is still served"
+    others = [problem for problem in status.configuration.problems if problem not in told]
+    return (*(Rejection("", "configuration", "default", "quarantined", "", problem, hint) for problem in others), *files)
+
+
+async def _ask(options: Options, note: Note) -> Targets | None:
+    """How the targets are."""
+    try:
+        async with connect(options.socket_path()) as client:
             return await client.targets()
     except (Unreachable, TimedOut, Refused) as error:
         note(f"{error}; every running container counts as healthy")

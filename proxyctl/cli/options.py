@@ -29,6 +29,8 @@ class Stop(Exception):  # noqa: N818
 class Options:
     given_file: Path | None = None
     given_socket: Path | None = None
+    broken: str = ""
+    """Why the configuration cannot be read, when `socket_path` went on without it."""
 
     @property
     def config_file(self) -> Path:
@@ -45,8 +47,19 @@ class Options:
             raise Stop(str(error), USAGE) from error
 
     def socket_path(self) -> Path:
-        """Of the API: the option, else what the configuration says."""
-        return self.given_socket or Path(self.config().api.socket)
+        """Of the API: the option, else what the configuration says. When the file is broken, the controller goes on with the
+        configuration of before, and must still be found: what can be read of the file is used. Raises Stop when there is none."""
+        if self.given_socket:
+            return self.given_socket
+        from proxyctl import config as configuration
+
+        try:
+            return Path(configuration.load(self.given_file).api.socket)
+        except configuration.ConfigError as error:
+            if not self.config_file.exists():
+                raise Stop(str(error), USAGE) from error
+            self.broken = str(error)
+            return Path(configuration.socket_of(self.given_file))
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:

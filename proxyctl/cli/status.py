@@ -43,6 +43,11 @@ def status(options: Options, *, watch: bool, as_json: bool) -> int:
 def _show(status: Status, now: float) -> None:
     word, style = ("In sync", "bold green") if not status.error else ("Not in sync", "bold red")
     say(line((word, style), (headline(status, now), "")))
+    for reason in (status.error, *(f"Configuration not taken over: {why}" for why in status.configuration.problems)):
+        if reason:
+            say(styled(f"  {reason}", "red"))
+    if status.configuration.restart:
+        say(styled(f"  Changed, and in effect after a restart of proxyctl: {', '.join(status.configuration.restart)}", "warn"))
     if status.routes:
         say()
         table(("ROUTE", "SERVICE", "TARGETS", "STATE", ""), map(_row, status.routes))
@@ -93,9 +98,7 @@ def _versions(rollouts: Iterable[Rollout]) -> Iterator[tuple[str | Text, ...]]:
 
 
 def _problems(status: Status) -> Iterable[str | Text]:
-    if status.error:
-        yield styled(f"  {status.error}", "red")
-    elif not status.engine.connected:
+    if not status.error and not status.engine.connected:
         yield f"  the Docker engine at {status.engine.endpoint} does not answer: nothing new is routed until it does"
     if status.host != "serving":
         yield f"  the host is to be left ({status.host}): `proxyctl host undrain` takes it back"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
+from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError, UndefinedError
 
 from proxyctl.fileset import OWN_FILE, ConfigFile, ConfigPart, FileSet
 from proxyctl.model import DrainPhase, Location, NginxView, RoutedTarget, RouteTable, VirtualHost
@@ -186,6 +186,8 @@ class Renderer:
             found = self._environment.get_template(template)
             everything = {**self._environment.globals, **context, **more}
             return "".join(found.root_render_func(found.new_context(everything, shared=True)))
+        except UndefinedError as error:
+            raise TemplateError(f"{template}: {error}") from error
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise TemplateError(f"{template}: {error}") from error
 

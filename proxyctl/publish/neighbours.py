@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from posixpath import dirname, join, normpath
+from typing import NamedTuple
 
 from proxyctl.model import Neighbours
 
@@ -56,6 +57,7 @@ def read(dump: str, working_directory: str, directory: str, reference: str) -> N
         around=around,
         links={name: join(prefix, name) for found in parsed.values() for name in _relative(found)},
         workers=int(workers[0]) if workers else 0,
+        ignored=tuple((each.file, each.name, each.address, each.by) for each in ignored(parsed)),
         ends_old_workers=any(d.name == "worker_shutdown_timeout" for d in parsed[main]),
     )
 
@@ -100,6 +102,54 @@ def _block(tokens: Iterator[str]) -> Iterator[Directive]:
         if words:
             yield Directive(words[0], tuple(words[1:]), block)
         words = []
+
+
+class Ignored(NamedTuple):
+    """A `server_name` that nginx ignores, with a warning only, since an earlier server of that address has it."""
+
+    file: str
+    name: str
+    """Empty for a server without a name."""
+    address: str
+    """Of `listen`, like `*:80`."""
+    by: str
+    """Who has it."""
+
+
+def ignored(files: Mapping[str, Iterable[Directive]], taken: Callable[[str, str], str] = lambda _, __: "") -> list[Ignored]:
+    """`files` in the order in which nginx reads them; `taken`: who has (address, name) before all of them, or empty."""
+    owners: dict[tuple[str, str], str] = {}
+    found: dict[Ignored, None] = {}
+    for file, directives_of in files.items():
+        for address, name in _listening(directives_of):
+            by = taken(address, name) or owners.setdefault((address, name), file)
+            if by != file:
+                found[Ignored(file, name, address, by)] = None
+    return list(found)
+
+
+def _listening(found: Iterable[Directive]) -> Iterator[tuple[str, str]]:
+    """(address, name) of every server. Names that are regular expressions do not clash."""
+    for directive in found:
+        if directive.name == "http":
+            yield from _listening(directive.block)
+        if directive.name != "server" or not directive.block:
+            continue
+        addresses = [_address(d.args[0]) for d in directive.block if d.name == "listen" and d.args] or [f"*:{HTTP}"]
+        names = [arg.lower() for d in directive.block if d.name == "server_name" for arg in d.args] or [""]
+        for name in names:
+            if not name.startswith("~"):
+                for each in (name[1:], f"*{name}") if name.startswith(".") else (name,):
+                    yield from ((address, each) for address in addresses)
+
+
+def _address(listen: str) -> str:
+    if listen.startswith("unix:"):
+        return listen
+    if listen.isdecimal():
+        return f"*:{listen}"
+    host = listen if listen.endswith("]") or ":" not in listen else listen.rpartition(":")[0]
+    return f"{'*' if host == '0.0.0.0' else host}:{_port(listen)}"  # noqa: S104 - as nginx takes it
 
 
 def _names(found: Iterable[Directive]) -> Iterator[str]:

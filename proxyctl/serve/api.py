@@ -290,8 +290,9 @@ class _Handlers:
         return _text("alive") if standing.alive else _text(standing.trouble, 503)
 
     async def readyz(self, _: web.Request) -> web.Response:
-        reason = self._sources.standing().not_ready
-        return _text(reason, 503) if reason else _text("ready")
+        standing = self._sources.standing()
+        lines = [standing.not_ready or "ready", *(f"configuration not taken over: {why}" for why in standing.not_taken)]
+        return _text("\n".join(lines), 503 if standing.not_ready else 200)
 
     async def metrics(self, request: web.Request) -> web.Response:
         body, content_type = await self._sources.metrics(request.headers.get("Accept", ""))

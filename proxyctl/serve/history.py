@@ -86,6 +86,7 @@ class History:
             or went
             or report.retired
             or report.rollouts
+            or report.declined
             or not (again or (report.result in ("unchanged", "tested") and not report.error))
         ):
             self._keep(_entry(report, came, went))
@@ -147,7 +148,9 @@ def _entry(report: CycleReport, came: frozenset[Rejection], went: frozenset[Reje
         result=report.result,
         reasons=report.reasons,
         digest=report.digest,
-        changes=(*report.rollouts, *report.changes, *(f"old workers ended: {why}" for why in report.retired))[:MOST_LISTED],
+        changes=(*_declined(report), *report.rollouts, *report.changes, *(f"old workers ended: {why}" for why in report.retired))[
+            :MOST_LISTED
+        ],
         error=report.error,
         rejected=tuple(sorted(came, key=lambda r: (r.container, r.route, r.label)))[:MOST_LISTED],
         settled=tuple(sorted({f"{r.container} {r.label}" for r in went}))[:MOST_LISTED],
@@ -155,6 +158,10 @@ def _entry(report: CycleReport, came: frozenset[Rejection], went: frozenset[Reje
         stages={stage: round(seconds, 4) for stage, seconds in report.stages.items()},
         event_to_live=None if report.event_to_live is None else round(report.event_to_live, 4),
     )
+
+
+def _declined(report: CycleReport) -> tuple[str, ...]:
+    return (f"configuration not taken over: {report.declined}",) if report.declined else ()
 
 
 def _decoded(line: bytes) -> Cycle | None:

@@ -32,6 +32,8 @@ METRICS = {
     "proxyctl_event_to_live_seconds": "From the oldest event of a cycle until nginx was proved to run what it asks for.",
     "proxyctl_config_in_sync": "1 while nginx answers and runs what is wanted.",
     "proxyctl_config_last_live_timestamp_seconds": "When a configuration was last proved live.",
+    "proxyctl_config_last_reload_successful": "1 while configuration, templates and hand-written vhosts are in effect.",
+    "proxyctl_config_last_reload_success_timestamp_seconds": "When all of them were last taken over.",
     "proxyctl_targets": "Targets, by service, version and state.",
     "proxyctl_rollout_state": "1 for the state that the versions of a service are in.",
     "proxyctl_rollbacks_total": "Versions that failed, by service and reason.",
@@ -138,6 +140,8 @@ class _Moment(Collector):
         yield _gauge("proxyctl_build_info", {(standing.place.version,): 1}, "version")
         yield _gauge("proxyctl_engine_connected", {(): int(standing.connected)})
         yield _gauge("proxyctl_config_in_sync", {(): int(standing.in_sync)})
+        yield _gauge("proxyctl_config_last_reload_successful", {(): int(standing.taken_over)})
+        yield _gauge("proxyctl_config_last_reload_success_timestamp_seconds", {(): standing.configuration.taken_unix})
         yield _gauge("proxyctl_targets", _targets(standing), "service", "version", "state")
         yield _gauge("proxyctl_rollout_state", _phases(standing), "service", "state")
         reasons = Tally(r.reason for r in standing.rejections)
@@ -148,7 +152,7 @@ class _Moment(Collector):
             yield _gauge("proxyctl_nginx_workers", values, "state")
 
 
-def _gauge(name: str, values: dict[tuple[str, ...], int], *labels: str) -> Metric:
+def _gauge(name: str, values: Mapping[tuple[str, ...], float], *labels: str) -> Metric:
     family = GaugeMetricFamily(name, METRICS[name], labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)

@@ -7,7 +7,7 @@ Protocols, since this package imports none of those that act.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -79,6 +79,23 @@ class Place:
     started_unix: float
 
 
+def refused_files(rejections: Iterable[Rejection]) -> tuple[str, ...]:
+    """Hand-written vhosts that nginx does not accept: a line for each."""
+    return tuple(f"{r.container}: {r.message}" for r in rejections if r.reason == "quarantined" and not r.container_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What became of the files that the controller reads: its configuration, templates and hand-written vhosts."""
+
+    problem: str = ""
+    """Why the latest configuration or templates were not taken over; empty when they were."""
+    restart: tuple[str, ...] = ()
+    """Keys that were changed and take effect when the controller is started again."""
+    taken_unix: float = 0.0
+    """When everything was last taken over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     place: Place
@@ -102,6 +119,18 @@ class Standing:
     rollouts: tuple[Told, ...] = ()
     frozen: bool = False
     host: DrainPhase = "serving"
+    configuration: Configuration = Configuration()
+
+    @property
+    def not_taken(self) -> tuple[str, ...]:
+        """What is written in files and not in effect, since it is wrong: a line for each, with the reason. What was in effect
+        before stays, so that this is no reason to take the host out of a balancer."""
+        return ((self.configuration.problem,) if self.configuration.problem else ()) + refused_files(self.rejections)
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether everything that is written in files is in effect."""
+        return not self.not_taken and not (self.nginx and self.nginx.view.neighbours.refused)
 
     @property
     def not_ready(self) -> str:
@@ -120,7 +149,15 @@ class Standing:
         return "" if self.live_digest else "nothing is live yet"
 
 
-def read(controller: Controller, place: Place, history: History, *, connected: bool, waiting: bool = False) -> Standing:
+def read(
+    controller: Controller,
+    place: Place,
+    history: History,
+    *,
+    connected: bool,
+    waiting: bool = False,
+    configuration: Configuration = Configuration(),
+) -> Standing:
     """`waiting`: for an answer of the engine. Calls end by themselves, but the pull of an image may take minutes."""
     plan = controller.plan
     age = time.monotonic() - controller.beat
@@ -141,4 +178,5 @@ def read(controller: Controller, place: Place, history: History, *, connected: b
         rollouts=controller.versions(),
         frozen=controller.frozen,
         host=controller.drain,
+        configuration=configuration,
     )

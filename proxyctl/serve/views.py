@@ -143,6 +143,19 @@ class Rollouts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What became of the configuration file, the templates and the hand-written vhosts."""
+
+    taken_over: bool = True
+    problems: tuple[str, ...] = ()
+    """What was not taken over, and why: a line for each file. What was in effect before stays in effect."""
+    taken_unix: float = 0.0
+    """When everything was last taken over."""
+    restart: tuple[str, ...] = ()
+    """Keys that were changed and take effect when the controller is started again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     schema: int = SCHEMA
     version: str
@@ -162,6 +175,7 @@ class Status:
     rejections: tuple[Rejection, ...]
     rollouts: tuple[Rollout, ...] = ()
     frozen: bool = False
+    configuration: Configuration = Configuration()
 
 
 # ---------------------------------------------------------------- from a Standing
@@ -288,6 +302,12 @@ def status(standing: Standing) -> Status:
         rejections=standing.rejections,
         rollouts=rollouts(standing).rollouts,
         frozen=standing.frozen,
+        configuration=Configuration(
+            taken_over=standing.taken_over,
+            problems=standing.not_taken,
+            taken_unix=standing.configuration.taken_unix,
+            restart=standing.configuration.restart,
+        ),
     )
 
 

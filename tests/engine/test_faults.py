@@ -83,8 +83,8 @@ def test_a_template_of_ones_own_counts_and_a_broken_one_changes_nothing(rig: Rig
     (folder / "manifest.conf.j2").write_text(shipped.replace("return 404", "return 418"))
     until(lambda: served.ask("nobody.example").status == 418, 15, "the operator's template")
     (folder / "manifest.conf.j2").write_text("{{ no_such_name }}")
-    until(lambda: served.records("failed"), 10, "the error in the log")
-    assert "no_such_name" in served.records("failed")[-1]["error"]
+    until(lambda: served.records("configuration not taken over"), 10, "the error in the log")
+    assert "no_such_name" in served.records("configuration not taken over")[-1]["error"]
     add(rig, served, "later")
     served.wait_for("later.example")
     assert served.ask("nobody.example").status == 418
