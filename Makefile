@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
 export PYTHON ?= python3
-ENGINE = engine="$$(scripts/testbed env)"; eval "$$engine";
+WITH_ENGINE = engine="$$(scripts/testbed env)"; eval "$$engine";
 
 .PHONY: help few setup run demo cgit test unit chaos check bench lock image clean
 
@@ -23,24 +23,29 @@ run: export PROXYCTL_NGINX__IMAGE = proxyctl-testbed/nginx:1.31.3
 run: export PROXYCTL_NGINX__PULL = never
 run: export PROXYCTL_NGINX__PUBLISH = ["127.0.0.1:18080:80"]
 run: few ## the controller, in the foreground; nginx at http://127.0.0.1:18080
-	$(ENGINE) exec .venv/bin/proxyctl run
+	$(WITH_ENGINE) exec .venv/bin/proxyctl run
 
 demo: few ## what it does, in a few minutes; KEEP=1 leaves it running
-	$(ENGINE) .venv/bin/python examples/demo/demo.py $(if $(KEEP),--keep)
+	$(WITH_ENGINE) .venv/bin/python examples/demo/demo.py $(if $(KEEP),--keep)
 
 cgit: ## cgit behind Debian's nginx on a machine of systemd units, through a new version and power cuts; KEEP=1 leaves it running
 	scripts/testbed setup cgit
-	$(ENGINE) .venv/bin/python -m examples.cgit $(if $(KEEP),--keep)
+	$(WITH_ENGINE) .venv/bin/python -m examples.cgit $(if $(KEEP),--keep)
 
-test: setup check ## everything: setup, check, tests
-	$(ENGINE) .venv/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+ifeq ($(ENGINE),trixie)
+test:
+	scripts/testbed inside trixie make test
+else
+test: setup check ## everything: setup, check, tests; ENGINE=trixie does so on a bare Debian 13 in a container, with its newer engine
+	$(WITH_ENGINE) .venv/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+endif
 
 unit: ## the tests that need no engine
 	scripts/testbed venv
 	.venv/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/unit
 
 chaos: few ## every fault with five seeds, on a real engine under load, then 10,000 crowds of hostile labels; SEED=7 begins with another one
-	$(ENGINE) .venv/bin/python -m tests.chaos --seed $(or $(SEED),1) --seeds 5
+	$(WITH_ENGINE) .venv/bin/python -m tests.chaos --seed $(or $(SEED),1) --seeds 5
 	HYPOTHESIS_PROFILE=chaos .venv/bin/pytest $(if $(SEED),--hypothesis-seed=$(SEED)) -s tests/unit/test_injection.py
 	HYPOTHESIS_PROFILE=chaos .venv/bin/pytest $(if $(SEED),--hypothesis-seed=$(SEED)) tests/unit/test_engine_json_fuzz.py tests/unit/test_api_fuzz.py tests/unit/test_rollout_machine.py
 
@@ -49,13 +54,13 @@ check: ## format, lint, types, borders; needs no engine
 	scripts/check
 
 bench: setup ## the figures of the documentation, measured here
-	$(ENGINE) .venv/bin/python -m benchmarks
+	$(WITH_ENGINE) .venv/bin/python -m benchmarks
 
 lock: ## resolves pyproject.toml again into requirements/
 	scripts/lock
 
 image: ## the controller's image, proxyctl; BASE_IMAGE=... on another base
-	$(ENGINE) docker build --tag proxyctl $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) .
+	$(WITH_ENGINE) docker build --tag proxyctl $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) .
 
 clean: ## removes all that setup made, but packages: also the private engine, which other clones share
 	scripts/testbed clean

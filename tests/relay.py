@@ -7,10 +7,11 @@ the stream of events. One call a connection; a hijacked one (exec) passes as it 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -21,6 +22,8 @@ from typing import Any, Self
 from tests.rig import endpoint
 
 CHUNK = 65536
+Version = tuple[int, int]
+"""Of the API: 1.44 is (1, 44)."""
 Change = Callable[[list[bytes]], Iterable[bytes]]
 """Events that came together, each as a line of JSON -> what is passed on instead."""
 
@@ -84,6 +87,7 @@ class Relay:
         """What is let through; anything else is answered with 403."""
         self.asked: Counter[Call] = Counter()
         """Every call so far, refused ones too."""
+        self._versions: tuple[Version, Version, str] | None = None
 
     @property
     def endpoint(self) -> str:
@@ -134,6 +138,11 @@ class Relay:
         lines = b"".join(line.rstrip(b"\n") + b"\n" for line in events)
         self._do(self._say(lines))
 
+    def speak(self, oldest: Version, newest: Version, engine: str) -> None:
+        """Speaks these versions of the API and refuses others, as a newer engine does. `engine`: the version in which the calls
+        are passed on."""
+        self._versions = (oldest, newest, engine)
+
     def lift(self) -> None:
         """No rules and no changed events any more."""
         self._rules, self._change, self._gather = [], None, 0.0
@@ -180,6 +189,18 @@ class Relay:
         method, target, _ = head.split(b"\r\n", 1)[0].decode("ascii").split(" ")
         call = Call(method, re.sub(r"^/v[0-9.]+(?=/)", "", target.partition("?")[0]))
         self.asked[call] += 1
+        if self._versions:
+            oldest, newest, engine = self._versions
+            if call == Call("GET", "/version"):
+                said = {"Version": "29.0.0", "ApiVersion": _text(newest), "MinAPIVersion": _text(oldest)}
+                await _reply(writer, 200, said)
+                return
+            asked = re.match(r"/v([0-9]+)\.([0-9]+)/", target)
+            if asked and not oldest <= (int(asked[1]), int(asked[2])) <= newest:
+                least = f"Minimum supported API version is {_text(oldest)}, please upgrade your client to a newer version"
+                await _reply(writer, 400, {"message": f"client version {asked[1]}.{asked[2]} is too old. {least}"})
+                return
+            head = re.sub(rb"^([A-Z]+) /v[0-9.]+/", rf"\1 /v{engine}/".encode(), head)
         status = 0 if self.allows(call) else 403
         for rule in [rule for rule in self._rules if rule.takes(call)]:
             await asyncio.sleep(rule.delay)
@@ -275,7 +296,15 @@ def _last(head: bytes) -> bytes:
 
 
 async def _refuse(writer: asyncio.StreamWriter, status: int) -> None:
-    body = b'{"message": "the relay says no"}'
+    await _reply(writer, status, {"message": "the relay says no"})
+
+
+async def _reply(writer: asyncio.StreamWriter, status: int, said: Mapping[str, str]) -> None:
+    body = json.dumps(said).encode()
     line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\nConnection: close\r\n"
     writer.write(f"{line}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     await writer.drain()
+
+
+def _text(version: Version) -> str:
+    return f"{version[0]}.{version[1]}"

@@ -15,13 +15,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import TracebackType
@@ -315,6 +315,8 @@ class Rig:
         self._controllers: list[Controller] = []
         self._count = 0
         self._kept = False
+        self._own = ""
+        self._making_own = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -327,9 +329,11 @@ class Rig:
         """Leaves everything running at the end, unless that is an error."""
         self._kept = True
 
-    @cached_property
+    @property
     def _own_network(self) -> str:
-        return self.network("own")
+        with self._making_own:  # several threads start containers
+            self._own = self._own or self.network("own")
+            return self._own
 
     @property
     def marks(self) -> dict[str, str]:

@@ -39,11 +39,15 @@ from proxyctl.processes import family
 T = TypeVar("T")
 
 CONTAINER_ACTIONS = ("create", "start", "kill", "die", "pause", "unpause", "rename", "destroy", "health_status")
+PODMAN_ACTIONS = ("died", "remove")
+"""What Podman's filter of events takes instead of `die` and `destroy` (4.3.1). Docker has no such events."""
 NETWORK_ACTIONS = ("connect", "disconnect")
 _TO_THE_SECOND = 19
 """Characters of an ISO 8601 time."""
 _ANOTHER_VERSION = "client version"
 """In what an engine says that speaks the client's version of the API no more, or not yet."""
+_PODMAN_HAS_IT = "network already exists"
+"""In what Podman says, with status 500, where Docker answers 409 (4.3.1)."""
 CALL_TIMEOUT, SLOW_TIMEOUT = 15.0, 300.0
 """Seconds without an answer before a call to the engine is given up."""
 COMPOSE = ("com.docker.compose.project", "com.docker.compose.service")
@@ -201,9 +205,10 @@ class DockerHost:
     async def processes(self, container: str) -> list[tuple[int, str]]:
         """(pid on the host, title) of each process in a container."""
         try:
-            return await self._call(lambda c: read_titles(c.top(container, "-eo pid,args")))
+            return await self._call(lambda c: read_titles(_top(c, container)))
         except EngineRefused:
-            # The engine runs its host's ps for this, and a small host may have none. On the same host, /proc tells as much.
+            # The engine runs its host's ps for this, and a small host may have none. Podman runs ps in the container, and gives
+            # an empty answer without one (4.3.1). On the same host, /proc tells as much.
             found = await self.inspect_raw(container)
             here = family(int(found["State"]["Pid"])) if found else []
             if not here:
@@ -233,7 +238,7 @@ class DockerHost:
         when the stream ends."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[EngineEvent | EngineUnavailable | None] = asyncio.Queue()
-        filters = {"type": ["container", "network"], "event": [*CONTAINER_ACTIONS, *NETWORK_ACTIONS]}
+        filters = {"type": ["container", "network"], "event": [*CONTAINER_ACTIONS, *PODMAN_ACTIONS, *NETWORK_ACTIONS]}
         stream = await self._call(lambda c: c.events(filters=filters))
 
         def put(item: EngineEvent | EngineUnavailable) -> None:
@@ -298,7 +303,7 @@ class DockerHost:
         try:
             await self._call(lambda c: c.create_network(name, driver="bridge", check_duplicate=True, labels=dict(labels)))
         except EngineRefused as refused:
-            if refused.status != 409:
+            if refused.status != 409 and _PODMAN_HAS_IT not in str(refused):
                 raise
 
     async def connect_network(self, network: str, container: str) -> None:
@@ -306,6 +311,13 @@ class DockerHost:
 
     async def disconnect_network(self, network: str, container: str) -> None:
         await self._call(lambda c: c.disconnect_container_from_network(container, network, force=True))
+
+
+def _top(client: docker.APIClient, container: str) -> Any:
+    try:
+        return client.top(container, "-eo pid,args")
+    except requests.exceptions.JSONDecodeError as error:
+        raise docker.errors.APIError("docker top gives no answer") from error
 
 
 _HINTS = {

@@ -108,7 +108,7 @@ async def test_the_socket_has_the_same_limits_for_bodies(desk: Desk) -> None:
         pytest.param(wire.request(HOST, f"{'X' * 10_000}: x"), id="a long name"),
         pytest.param(wire.request(HOST, *(f"X-{number}: x" for number in range(api.HEADER_LINES))), id="many lines"),
         pytest.param(b"GET / HTTP/1.1\r\nX: " + b"x" * 1_000_000, id="no end of a line"),
-        pytest.param(b"x" * 1_000_000, id="no end of the first line"),
+        pytest.param(b"x" * 50_000, id="no end of the first line"),
     ],
 )
 async def test_a_head_too_long_is_refused(desk: Desk, head: bytes) -> None:

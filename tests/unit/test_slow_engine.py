@@ -1,9 +1,11 @@
-"""The speaker to Docker at an engine that is slow, or that is replaced by another version (see tests/engine for the real one)."""
+"""The client of the engine against one that is slow, that is replaced by another version, or that answers as Podman does (see
+tests/engine for the real one)."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import socketserver
 import threading
@@ -40,6 +42,12 @@ class _Answer(BaseHTTPRequestHandler):
             self._say(200, {"ApiVersion": self.server.speaks, "MinAPIVersion": self.server.least, "Version": "x"})
         elif version and float(version[1]) < float(self.server.least):
             self._say(400, {"message": f"client version {version[1]} is too old. Minimum is {self.server.least}"})
+        elif "/podman/top" in self.path:
+            self._say(200, None)
+        elif "/podman/json" in self.path:
+            self._say(200, {"State": {"Pid": os.getpid()}})
+        elif self.path.endswith("/networks/create"):
+            self._say(500, {"message": "network name 0-nginx already used: network already exists"})
         elif re.search(r"/stop|/containers/c\d+/json", self.path):
             self.server.done.wait(10)
             self._say(404, {"message": "No such container"})
@@ -49,7 +57,7 @@ class _Answer(BaseHTTPRequestHandler):
     do_POST = do_GET  # noqa: N815
 
     def _say(self, status: int, what: object) -> None:
-        body = json.dumps(what).encode()
+        body = b"" if what is None else json.dumps(what).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -99,3 +107,11 @@ async def test_an_engine_that_is_upgraded_is_spoken_to_in_its_own_version(slow: 
         await host.list_containers()
     assert await host.list_containers() == []
     assert float((await host.info()).api_version) >= 1.44
+
+
+async def test_processes_are_known_when_top_answers_nothing(host: DockerHost) -> None:
+    assert os.getpid() in [pid for pid, _ in await host.processes("podman")]
+
+
+async def test_network_that_exists_is_kept(host: DockerHost) -> None:
+    await host.create_network("0-nginx", {})
