@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +20,7 @@ from proxyctl.config import Config, ConfigError
 from proxyctl.controller import Controller
 from proxyctl.cycle import Parts, Policy
 from proxyctl.fileset import NginxWorker
-from proxyctl.model import EngineEvent, Probe, ProbeResult, RouteTable
+from proxyctl.model import EngineEvent, EngineRefused, EngineUnavailable, Probe, ProbeResult, RouteTable
 from proxyctl.observe import events
 from proxyctl.observe.docker_host import DockerHost
 from proxyctl.observe.inventory import Inventory
@@ -27,6 +28,7 @@ from proxyctl.observe.mounts import host_path
 from proxyctl.observe.probes import Prober
 from proxyctl.plan import labels, vhosts
 from proxyctl.plan.ownership import ClaimRule
+from proxyctl.processes import holder
 from proxyctl.publish.draft import FOLDERS, Drafts
 from proxyctl.publish.heartbeat import Heartbeat
 from proxyctl.publish.host import HostNginx
@@ -37,7 +39,7 @@ from proxyctl.publish.reload import Reloader
 from proxyctl.publish.test import Tester
 from proxyctl.publish.workers import workers as list_workers
 from proxyctl.report import CycleReport, Wake
-from proxyctl.serve import page, standing
+from proxyctl.serve import listeners, page, standing
 from proxyctl.serve.changes import Changes
 from proxyctl.serve.front import Front
 from proxyctl.serve.history import History
@@ -327,7 +329,7 @@ class App:
         systemd = self.systemd = Systemd(Notifier(os.environ), lambda: read(front.history))
         self._sinks += [*front.sinks, systemd]
         try:
-            await front.start()
+            await self._listen(front)
             asyncio.get_running_loop().call_later(CONNECTS_WITHIN, self._start_anyway)
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -348,6 +350,20 @@ class App:
                     task.cancel()
         finally:
             await self.close()
+
+    async def _listen(self, front: Front) -> None:
+        """Raises CannotListen. A port that Docker forwards to a container is named with the container."""
+        try:
+            await front.start()
+        except listeners.CannotListen as error:
+            if error.taken is None:
+                raise
+            with suppress(EngineRefused, EngineUnavailable):
+                who = holder(*error.taken, await self.engine.published_ports())
+                raise listeners.CannotListen(
+                    f"api.listen {listeners.shown(error.taken)} {listeners.taken_by(error.taken, who)}", error.taken
+                ) from error
+            raise
 
     def _heartbeat(self, controller: Controller) -> Heartbeat:
         return Heartbeat(lambda: controller.nginx, lambda: controller.workers, controller.answers, controller.heard)

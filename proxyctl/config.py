@@ -179,7 +179,7 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None)
     """Reads `file` (or the default one, when it is there) and `PROXYCTL_SECTION__KEY`. Raises ConfigError."""
     path = file or DEFAULT_FILE
     data: dict[str, Any] = {}
-    if file or path.exists():
+    if file or _is_there(path):
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -196,6 +196,17 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None)
         source = next((f"environment variable {name}" for key, name in variables.items() if message.startswith(key)), path)
         raise ConfigError(f"{source}: {message}") from error
     return config
+
+
+def _is_there(path: Path) -> bool:
+    """Raises ConfigError when this user may not look."""
+    try:
+        path.stat()
+    except PermissionError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except OSError:
+        return False
+    return True
 
 
 def socket_of(file: Path | None = None) -> str:

@@ -61,8 +61,14 @@ def _engine(options: Options, notes: list[str]) -> tuple[tuple[Rejection, ...], 
     policy = offline.read_policy(app, offline.NO_TOKEN)
     app.engine.close()
     refused = asyncio.run(offline.not_taken(options))
+    counted = {f"{each.container}: {each.message}" for each in refused}
+
+    def note(text: str) -> None:
+        if "counts as healthy" not in text and text not in counted:
+            notes.append(text)
+
     try:
-        plan = offline.draw(options, lambda text: None if "counts as healthy" in text else notes.append(text)).plan
+        plan = offline.draw(options, note).plan
     except Stop as stop:
         if stop.status != UNREACHABLE:
             raise

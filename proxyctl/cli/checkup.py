@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from proxyctl.app import App
 from proxyctl.cli.client import Refused, TimedOut, Unreachable, connect
 from proxyctl.config import Config, ConfigError
 from proxyctl.model import EngineRefused, EngineUnavailable
+from proxyctl.processes import Published, holder
 from proxyctl.publish import workers
-from proxyctl.publish.nginx import NginxInstance, NginxMissing
+from proxyctl.publish.nginx import NginxContainer, NginxInstance, NginxMissing
 from proxyctl.serve import listeners
 from proxyctl.serve.guard import Tokens
 from proxyctl.serve.views import Configuration
@@ -29,6 +30,7 @@ SAFE = (1, 30, 1)
 
 
 RESTART = "`docker restart proxyctl`, or `systemctl restart proxyctl`; nginx goes on meanwhile"
+AS_CONTROLLER = "run this as the user that the controller runs as, which is mostly root"
 BROKEN = "fix the file: a controller that runs goes on with the configuration of before, and would not start again"
 
 
@@ -43,15 +45,14 @@ class Finding:
 async def examine(config: Config, config_file: Path, api_socket: Path) -> list[Finding]:
     app = App(config, config_file)
     try:
-        findings_of_controller = await controller(api_socket)
-        reached = bool(findings_of_controller[1:])
+        said, restart = await controller(api_socket)
         engine = await _engine(app)
         findings = [engine]
         if engine.standing != "fail":
-            findings += [finding async for finding in _nginx(app)]
+            findings += [finding async for finding in _nginx(app, restart)]
         findings += [*_directories(config), *_tokens(config)]
-        findings += findings_of_controller
-        findings += _ports(config, controller_runs=reached)
+        findings += said
+        findings += await _ports(app, api_socket)
     finally:
         app.engine.close()
     return findings
@@ -82,7 +83,8 @@ def _reach(endpoint: str) -> str:
     return "look whether Docker runs: systemctl status docker"
 
 
-async def _nginx(app: App) -> AsyncIterator[Finding]:
+async def _nginx(app: App, restart: Sequence[str]) -> AsyncIterator[Finding]:
+    """`restart`: keys that the running controller does not know as they are written."""
     name = app.config.nginx.container
     try:
         if app.config.nginx.layout == "full":
@@ -93,8 +95,7 @@ async def _nginx(app: App) -> AsyncIterator[Finding]:
                 yield Finding("warn" if made else "fail", "nginx", f"there is no container {name}", todo)
                 return
             if not raw["State"]["Running"]:
-                todo = f"docker start {name}; docker logs {name} tells why"
-                yield Finding("warn", "nginx", f"{name} is {raw['State']['Status']}", todo)
+                yield await _stopped(app, raw)
                 return
         nginx = await (await app.nginx()).look()
     except (NginxMissing, EngineRefused, EngineUnavailable) as error:
@@ -102,12 +103,28 @@ async def _nginx(app: App) -> AsyncIterator[Finding]:
         return
     yield _version(nginx)
     if nginx.outdated:
-        todo = f"`docker rm -f {name}` in a quiet moment: it is made anew, and connections are cut"
-        yield Finding("warn", "nginx settings", "the container was made from other settings than today's", todo)
+        found = f"{name} was made from other settings than today's: {', '.join(nginx.differing)}"
+        fixed = [key for key in restart if key.startswith("nginx.")]
+        first = f"restart the controller first, which still has the settings of before ({', '.join(fixed)}); " if fixed else ""
+        yield Finding("warn", "nginx settings", found, f"{first}{nginx.renewal}")
     if app.config.nginx.layout == "include":
         for finding in _neighbours(nginx, join=app.config.nginx.join):
             yield finding
     yield await _processes(app, nginx)
+
+
+async def _stopped(app: App, raw: Mapping[str, Any]) -> Finding:
+    """The container is there and does not run. A controller that runs starts it by itself, unless something is in the way."""
+    name, state = app.config.nginx.container, raw["State"]
+    spec = await app.nginx()
+    taken = await spec.taken() if isinstance(spec, NginxContainer) else []
+    found = f"{name} is {state['Status']}"
+    if taken:
+        return Finding("fail", "nginx", f"{found}: {'; '.join(taken)}")
+    if state.get("Paused"):
+        return Finding("fail", "nginx", f"{found}, and answers nobody", f"docker unpause {name}")
+    why = f": {state['Error']}" if state.get("Error") else ""
+    return Finding("warn", "nginx", f"{found}{why}", f"a running controller starts it; docker logs {name} tells why it ended")
 
 
 def _neighbours(nginx: NginxInstance, *, join: bool) -> Iterator[Finding]:
@@ -178,13 +195,24 @@ def _tokens(config: Config) -> Iterator[Finding]:
 
 
 def _existing(path: Path) -> Path:
-    return next(p for p in (path, *path.parents) if p.exists())
+    """The nearest one that is there. Raises PermissionError with the first that this user may not look into."""
+    for part in (*reversed(path.parents), path):
+        try:
+            part.lstat()
+        except PermissionError as error:
+            raise PermissionError(error.errno, error.strerror, str(part.parent)) from error
+        except OSError:
+            return part.parent
+    return path
 
 
 def _directory(key: str, path: Path) -> Finding:
-    there = _existing(path)
+    try:
+        there = _existing(path)
+    except PermissionError as error:
+        return _not_entered(key, path, error)
     if not os.access(there, os.W_OK | os.X_OK):
-        return Finding("fail", key, f"{path} cannot be written by user {os.geteuid()}", f"run as its owner, or set {key}")
+        return Finding("fail", key, f"{path} cannot be written by the user {_me()}", f"{AS_CONTROLLER}, or set {key}")
     free = shutil.disk_usage(there).free
     found = f"{path}, {free / (1 << 30):.1f} GiB free"
     if free < NO_SPACE:
@@ -194,17 +222,33 @@ def _directory(key: str, path: Path) -> Finding:
     return Finding("ok", key, found)
 
 
+def _not_entered(key: str, path: Path, error: PermissionError) -> Finding:
+    found = f"{path} cannot be looked at by the user {_me()}, who may not enter {error.filename}"
+    return Finding("fail", key, found, AS_CONTROLLER)
+
+
+def _me() -> str:
+    uid = os.geteuid()
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} ({uid})"
+    except KeyError:
+        return str(uid)
+
+
 def _runtime(config: Config) -> Finding:
     path = config.runtime_dir
-    kind = filesystem(_existing(path))
+    try:
+        there = _existing(path)
+    except PermissionError as error:
+        return _not_entered("state.runtime", path, error)
+    kind = filesystem(there)
     found = f"{path} on {kind or 'an unknown filesystem'}"
     if config.cold_start == "wait" and kind not in ("tmpfs", "ramfs"):
         todo = "put state.runtime on a tmpfs (/run is one): a boot must clear it, or old addresses are served after it"
         return Finding("warn", "state.runtime", found, todo)
-    if not os.access(_existing(path), os.W_OK | os.X_OK):
-        return Finding(
-            "fail", "state.runtime", f"{path} cannot be written by user {os.geteuid()}", "run as its owner, or set state.runtime"
-        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        todo = f"{AS_CONTROLLER}, or set state.runtime"
+        return Finding("fail", "state.runtime", f"{path} cannot be written by the user {_me()}", todo)
     return Finding("ok", "state.runtime", found)
 
 
@@ -223,43 +267,61 @@ def filesystem(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
     return kind
 
 
-def _ports(config: Config, *, controller_runs: bool) -> Iterator[Finding]:
-    for address, port, _ in config.ports if config.nginx.layout == "full" else ():
-        shown = f"{address or '*'}:{port}"
-        if _answers(address or "127.0.0.1", port):
-            yield Finding("ok", f"port {shown}", "something listens (nginx, when it runs)")
-        else:
-            yield Finding("warn", f"port {shown}", "nobody listens yet", "nginx opens it when it is started")
-    if config.api_address and not controller_runs:
-        try:
-            listeners.tcp(config.api_address).close()
-        except listeners.CannotListen as error:
-            yield Finding("fail", "api.listen", str(error))
-        else:
-            yield Finding("ok", "api.listen", f"{config.api.listen} is free")
-
-
-def _answers(address: str, port: int) -> bool:
+async def _ports(app: App, api_socket: Path) -> list[Finding]:
+    """Who holds the ports that nginx and the API are to have."""
+    config = app.config
+    published: list[Published] | None
     try:
-        with socket.create_connection(("127.0.0.1" if address == "0.0.0.0" else address, port), timeout=1):  # noqa: S104
-            return True
-    except OSError:
-        return False
+        published = await app.engine.published_ports()
+    except (EngineRefused, EngineUnavailable):
+        published = None
+    name = config.nginx.container
+    wanted = config.ports if config.nginx.layout == "full" else ()
+    findings = [_port(name, address, port, published) for address, port, _ in wanted]
+    if config.api_address and not listeners.answers(api_socket):  # else it is the controller's
+        findings.append(_api_port(config.api_address, published))
+    return findings
 
 
-async def controller(path: Path) -> list[Finding]:
-    """What the running controller says of itself, and of the files that it reads; one finding when there is none."""
+def _port(name: str, address: str, port: int, published: Sequence[Published] | None) -> Finding:
+    """`published`: None when the engine could not be asked, so that nobody knows whether it is nginx that listens."""
+    what = f"port {address or '*'}:{port}"
+    who = holder(address, port, published or ())
+    if who == f"the container {name}":
+        return Finding("ok", what, f"published by {name}")
+    if who and published is None:
+        return Finding("ok", what, "something listens (nginx, when it runs)")
+    if who:
+        todo = "stop it, or set another nginx.publish: nginx cannot have the port until then"
+        return Finding("fail", what, f"taken by {who}", todo)
+    return Finding("warn", what, "nobody listens", "nginx opens it when its container is started with this setting")
+
+
+def _api_port(address: tuple[str, int], published: Sequence[Published] | None) -> Finding:
+    try:
+        listeners.tcp(address).close()
+    except listeners.CannotListen as error:
+        if error.taken:
+            words = listeners.taken_by(address, holder(*address, published or ()))
+            return Finding("fail", "api.listen", f"{listeners.shown(address)} {words}")
+        return Finding("fail", "api.listen", str(error))
+    return Finding("ok", "api.listen", f"{listeners.shown(address)} is free")
+
+
+async def controller(path: Path) -> tuple[list[Finding], tuple[str, ...]]:
+    """What the running controller says of itself and of the files that it reads, and the keys that it does not know as they are
+    written. One finding when none answers."""
     try:
         async with connect(path) as client:
             status = await client.status()
     except Unreachable as error:
-        return [Finding("warn", "controller", str(error))]
+        return [Finding("warn", "controller", str(error))], ()
     except (TimedOut, Refused) as error:
-        return [Finding("fail", "controller", str(error)), *_files(Configuration())]
+        return [Finding("fail", "controller", str(error))], ()
     found = Finding("ok", "controller", f"{status.version} at {path}, in sync")
     if status.error:
         found = Finding("fail", "controller", f"{status.version}, not in sync: {status.error}", "see `proxyctl status`")
-    return [found, *_files(status.configuration)]
+    return [found, *_files(status.configuration)], status.configuration.restart
 
 
 def _files(configuration: Configuration) -> Iterator[Finding]:

@@ -42,7 +42,7 @@ async def _examine(options: Options) -> list[Finding]:
     try:
         config = options.config()
     except Stop as stop:
-        said = await checkup.controller(options.socket_path())
+        said, _ = await checkup.controller(options.socket_path())
         if not said[1:]:
             raise
         return [checkup.Finding("fail", "configuration", str(stop), checkup.BROKEN), *said]

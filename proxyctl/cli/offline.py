@@ -194,9 +194,12 @@ async def not_taken(options: Options) -> tuple[Rejection, ...]:
 
 
 async def _ask(options: Options, note: Note) -> Targets | None:
-    """How the targets are."""
+    """How the targets are. What the controller has put aside is a note: nobody but nginx can tell."""
     try:
         async with connect(options.socket_path()) as client:
+            for rejection in (await client.status()).rejections:
+                if rejection.reason == "quarantined":
+                    note(f"{rejection.container}: {rejection.message}")
             return await client.targets()
     except (Unreachable, TimedOut, Refused) as error:
         note(f"{error}; every running container counts as healthy")

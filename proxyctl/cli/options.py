@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class Options:
         try:
             return Path(configuration.load(self.given_file).api.socket)
         except configuration.ConfigError as error:
-            if not self.config_file.exists():
+            if not os.access(self.config_file, os.R_OK):
                 raise Stop(str(error), USAGE) from error
             self.broken = str(error)
             return Path(configuration.socket_of(self.given_file))

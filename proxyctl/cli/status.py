@@ -103,8 +103,9 @@ def _problems(status: Status) -> Iterable[str | Text]:
     if status.host != "serving":
         yield f"  the host is to be left ({status.host}): `proxyctl host undrain` takes it back"
     if status.nginx and status.nginx.outdated:
-        name = status.nginx.container
-        yield f"  {name} was made from other settings than today's: `docker rm -f {name}`, and it is made anew (cuts connections)"
+        nginx = status.nginx
+        keys = f" ({', '.join(nginx.differing)})" if nginx.differing else ""
+        yield f"  {nginx.container} was made from other settings than today's{keys}: {nginx.renewal}"
     for route in status.routes:
         if route.state == "fail-open":
             yield f"  {route.place}: nothing is healthy, so what is alive serves all the same"

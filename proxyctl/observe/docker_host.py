@@ -34,7 +34,7 @@ from proxyctl.observe.engine_json import (
     read_titles,
     without_uptime,
 )
-from proxyctl.processes import family
+from proxyctl.processes import Published, family
 
 T = TypeVar("T")
 
@@ -193,6 +193,16 @@ class DockerHost:
     async def inspect_raw(self, container: str) -> Mapping[str, Any] | None:
         """What the engine says of one container, as it says it."""
         return await self._inspect(container, json_object)
+
+    async def published_ports(self) -> list[Published]:
+        """Ports of the host that lead to running containers."""
+        listed = await self._call(lambda c: c.containers())
+        return [
+            Published(str((raw.get("Names") or [raw["Id"]])[0]).lstrip("/"), str(port.get("IP", "")), int(port["PublicPort"]))
+            for raw in listed
+            for port in raw.get("Ports") or []
+            if port.get("PublicPort") and port.get("Type") == "tcp"
+        ]
 
     async def _inspect(self, container: str, read: Callable[[Any], T], slow: str = "") -> T | None:
         try:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from proxyctl.model import Container, EngineRefused, Neighbours, NginxView
+from proxyctl.model import Container, EngineRefused, EngineUnavailable, Neighbours, NginxView
+from proxyctl.processes import Published, holder
 
 CONF_DIR, BOOT_DIR, LOGS_DIR = "/etc/proxyctl/conf", "/etc/proxyctl/boot", "/var/log/nginx"
 """Where the three directories appear in a container that proxyctl creates."""
@@ -47,6 +48,7 @@ class MakingEngine(Engine, Protocol):
     async def create_container(self, name: str, settings: Mapping[str, Any]) -> str: ...
     async def create_network(self, name: str, labels: Mapping[str, str]) -> None: ...
     async def start(self, container: str) -> None: ...
+    async def published_ports(self) -> list[Published]: ...
 
 
 class NginxMissing(Exception):  # noqa: N818
@@ -85,6 +87,10 @@ class NginxInstance:
     name: str
     published: tuple[tuple[str, int], ...] = ()
     """Those of `addresses` at which the host publishes it."""
+    differing: tuple[str, ...] = ()
+    """Keys whose values the container was not made from; empty when it is not `outdated`."""
+    renewal: str = ""
+    """What to do about that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +205,47 @@ class NginxContainer(Nginx):
                 raise NginxMissing(f"there is no container {self._spec.name}: start it, or set nginx.create = true")
             await self._create()
         elif raw["State"]["Status"] in ("created", "exited", "dead"):
-            await self._maker.start(self._spec.name)
+            await self._start()
         return await self.look()
+
+    async def _start(self) -> None:
+        """Raises NginxMissing when a port is in the way, with who holds it."""
+        try:
+            await self._maker.start(self._spec.name)
+        except EngineRefused as error:
+            why = await self._in_the_way(f"{error}")
+            if why:
+                raise NginxMissing(why) from error
+            raise
+
+    async def _in_the_way(self, refusal: str) -> str:
+        """Which port keeps the container from starting, in words; empty when it is something else."""
+        if any(words in refusal for words in NO_ADDRESS):
+            return "nginx cannot start: nginx.publish has an address that is not one of this host"
+        if not any(words in refusal for words in TAKEN):
+            return ""
+        taken = await self.taken()
+        if taken:
+            return f"nginx cannot start: {'; '.join(taken)}"
+        return f"nginx cannot start, since a port of nginx.publish is taken: {refusal.rpartition('): ')[2] or refusal}"
+
+    async def taken(self) -> list[str]:
+        """The ports of nginx.publish that somebody else holds, in words, each with what to do."""
+        try:
+            published = await self._maker.published_ports()
+        except (EngineRefused, EngineUnavailable):
+            published = []
+        mine = {(each.address, each.port) for each in published if each.container == self._spec.name}
+        published = [each for each in published if each.container != self._spec.name]
+        found = []
+        for address, port, _ in self._spec.ports:
+            if any(port == own and address in ("", at) for at, own in mine):
+                continue
+            who = holder(address, port, published)
+            if who:
+                shown = f"port {port}" + (f" of {address}" if address else "")
+                found.append(f"{shown} is taken by {who}: stop it, or set another nginx.publish")
+        return found
 
     async def look(self) -> NginxInstance:
         running = await self._engine.inspect_raw(self._spec.name)
@@ -209,7 +254,10 @@ class NginxContainer(Nginx):
                 raise NginxMissing(f"the container {self._spec.name} does not run: it is gone")
             raise NginxMissing(not_running(running, await self._last_words(self._spec.name)))
         instance = await self._describe(running, self._inside(running), Neighbours())
-        return replace(instance, outdated=self._is_outdated(running))
+        differing = self._differing(running) if self._is_outdated(running) else ()
+        if not differing:
+            return instance
+        return replace(instance, outdated=True, differing=differing, renewal=await self._renewal())
 
     async def _create(self) -> None:
         if not await self._maker.has_image(self._spec.image):
@@ -219,7 +267,7 @@ class NginxContainer(Nginx):
         settings = self._settings()
         await self._maker.create_network(settings["HostConfig"]["NetworkMode"], {f"{self._spec.label_prefix}.nginx": "true"})
         await self._maker.create_container(self._spec.name, settings)
-        await self._maker.start(self._spec.name)
+        await self._start()
 
     def _settings(self) -> dict[str, Any]:
         """The engine's JSON for the container: no more rights than nginx needs, nothing writable but logs and temporary files."""
@@ -263,6 +311,34 @@ class NginxContainer(Nginx):
         made_from = (raw["Config"].get("Labels") or {}).get(label, "")
         return bool(made_from) and made_from != self._settings()["Labels"][label]
 
+    def _differing(self, raw: Mapping[str, Any]) -> tuple[str, ...]:
+        """The keys that explain why the container is outdated. Another release of proxyctl makes it differently, too."""
+        today = self._settings()
+        host, wanted = raw["HostConfig"], today["HostConfig"]
+        pairs = (
+            ("nginx.image", raw["Config"].get("Image"), today["Image"]),
+            ("nginx.publish", _bindings(host.get("PortBindings")), _bindings(wanted["PortBindings"])),
+            ("nginx.dir, nginx.logs or state.runtime", sorted(host.get("Binds") or []), sorted(wanted["Binds"])),
+        )
+        return tuple(key for key, is_, should in pairs if is_ != should) or ("what this release of proxyctl makes it from",)
+
+    async def _renewal(self) -> str:
+        """What has to be done so that removing the container brings one with today's settings, and not none."""
+        name, first = self._spec.name, []
+        taken = await self.taken()
+        if taken:
+            first.append("; ".join(taken))
+        try:
+            there = self._spec.pull or await self._maker.has_image(self._spec.image)
+        except (EngineRefused, EngineUnavailable):
+            there = True
+        if not there:
+            first.append(f"`docker pull {self._spec.image}`, since nginx.pull is never")
+        if not self._spec.create:
+            return "; ".join([*first, f"make {name} anew yourself, since nginx.create is false (cuts connections)"])
+        then = f"`docker rm -f {name}` in a quiet moment: it is made anew, and connections are cut"
+        return f"first {'; '.join(first)}. Then {then}" if first else then
+
     def _inside(self, raw: Mapping[str, Any]) -> tuple[str, str, str]:
         """Where the three directories appear in the container."""
         spec = self._spec
@@ -271,10 +347,24 @@ class NginxContainer(Nginx):
         for key, path in (("nginx.dir", spec.conf_dir), ("state.runtime", spec.boot_dir), ("nginx.logs", spec.logs_dir)):
             if str(path) not in mounts:
                 what = f"the container {spec.name} does not mount {path} ({key})"
-                todo = "if another proxyctl uses it, set another nginx.container; else remove it, and it is made anew"
+                anew = "it is made anew" if spec.create else "start one that does, since nginx.create is false"
+                todo = f"if another proxyctl uses it, set another nginx.container; else remove it, and {anew}"
                 raise NginxMissing(f"{what}: {todo}")
             inside.append(mounts[str(path)])
         return inside[0], inside[1], inside[2]
+
+
+TAKEN = ("address already in use", "port is already allocated")
+NO_ADDRESS = ("cannot assign requested address",)
+"""What the engine says when it cannot publish a port, among other words."""
+
+
+def _bindings(raw: Mapping[str, Any] | None) -> set[tuple[str, str, str]]:
+    return {
+        (port, str(binding.get("HostIp") or ""), str(binding.get("HostPort")))
+        for port, bindings in (raw or {}).items()
+        for binding in bindings or []
+    }
 
 
 def bootstrap_view() -> NginxView:

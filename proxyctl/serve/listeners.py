@@ -8,6 +8,8 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from proxyctl.processes import holder
+
 SOCKET_MODE = 0o660
 BACKLOG = 128
 UNREAD = 30_000
@@ -15,13 +17,16 @@ UNREAD = 30_000
 
 
 class CannotListen(Exception):  # noqa: N818
-    """The message names the key, the address, what is in the way and what to do."""
+    """The message names the key, the address, what is in the way and what to do. `taken`: the address, when somebody has it."""
+
+    def __init__(self, message: str, taken: tuple[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.taken = taken
 
 
 def tcp(address: tuple[str, int]) -> socket.socket:
     """Raises CannotListen."""
     host, port = address
-    written = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -30,14 +35,26 @@ def tcp(address: tuple[str, int]) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise CannotListen(f"api.listen {written} {_why(error, port)}") from error
+        taken = address if error.errno == errno.EADDRINUSE else None
+        raise CannotListen(f"api.listen {shown(address)} {_why(error, address)}", taken) from error
     return listener
 
 
-def _why(error: OSError, port: int) -> str:
+def shown(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def taken_by(address: tuple[str, int], who: str) -> str:
+    """Words for an address that somebody has; `who` may be empty."""
+    unknown = f"something else (see `ss -ltnp sport = :{address[1]}`)"
+    return f"is taken by {who or unknown}: stop it, or set another api.listen"
+
+
+def _why(error: OSError, address: tuple[str, int]) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return f"is taken: something else listens there (see `ss -ltnp sport = :{port}`); stop it, or set another api.listen"
+            return taken_by(address, holder(*address))
         case errno.EADDRNOTAVAIL:
             return "is not an address of this host: set api.listen to one that is, like 127.0.0.1:9180"
         case errno.EACCES:

@@ -123,6 +123,10 @@ class Nginx:
     """Of the configuration that it was proved to run."""
     outdated: bool
     """The container was made from other settings than today's."""
+    differing: tuple[str, ...] = ()
+    """Keys of those settings."""
+    renewal: str = ""
+    """What to do about that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,6 +339,8 @@ def nginx(standing: Standing) -> Nginx | None:
         started_at=runs.started_at,
         digest=standing.live_digest,
         outdated=runs.outdated,
+        differing=runs.differing,
+        renewal=runs.renewal,
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from proxyctl.model import Container, EngineRefused, EngineUnavailable
+from proxyctl.processes import Published
 from proxyctl.publish.nginx import NginxInstance, NginxSpec
 from tests.unit import make
 
@@ -110,6 +111,9 @@ class Engine:
     async def stop(self, container: str) -> None:
         self._called("stop", container)
         self.containers[container] = replace(self.containers[container], state="exited")
+
+    async def published_ports(self) -> list[Published]:
+        return []
 
     async def start(self, container: str) -> None:
         self._called("start", container)

@@ -36,6 +36,7 @@ CALLS = {
     "version": ("GET /version",),
     "events": ("GET /events",),
     "get": ("GET /containers/json",),
+    "containers": (),  # the same request
     "inspect_container": ("GET /containers/{id}/json",),
     "top": ("GET /containers/{id}/top",),
     "logs": ("GET /containers/{id}/logs",),
