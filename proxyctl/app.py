@@ -431,6 +431,7 @@ class App:
         except (ConfigError, OSError, UnicodeDecodeError) as error:
             log.error("configuration not taken over", files=names, error=str(error))  # noqa: TRY400 - its words are enough
             self._settle(str(error))
+            controller.unreadable(str(error))
             return
         log.info("configuration read", files=names)
         restart = needs_restart(self.config, config)

@@ -68,6 +68,8 @@ class Controller:
         """Whether what is live is what is wanted, as of the latest cycle."""
         self.declined: tuple[Policy, str] | None = None
         """The latest configuration that was not taken over, and why."""
+        self._unreadable = ""
+        """Why the latest configuration could not be read, until it is reported."""
         self.silence = ""
         """Why nginx does not answer its clients, as of the latest look; empty while it does."""
         self.beat = time.monotonic()
@@ -119,6 +121,11 @@ class Controller:
         self._offered = policy
         self._parts.wakes.post(Wake(("configuration changed",), at=time.monotonic()))
 
+    def unreadable(self, problem: str) -> None:
+        """A changed configuration could not even be read: the next report says so."""
+        self._unreadable = problem
+        self._parts.wakes.post(Wake(("configuration changed",), at=time.monotonic()))
+
     async def close(self) -> None:
         """Ends what runs beside the loop; nginx is left as it is."""
         self._timers.close()
@@ -154,7 +161,8 @@ class Controller:
 
     async def _cycle(self, wake: Wake) -> CycleReport:
         self._number += 1
-        course, learned = Course(self._number, wake), False
+        course, learned = Course(self._number, wake, declined=self._unreadable), False
+        self._unreadable = ""
         try:
             await self._decide(course)
         except EngineUnavailable as error:

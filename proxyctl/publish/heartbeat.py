@@ -91,12 +91,12 @@ class Heartbeat:
         if not answering:
             return f"nginx does not answer at {_shown(own[:1])}"
         self._best = best = answering[0]
-        if shares[best] < 1:
+        if any(0 < share < 1 for share in shares.values()):
             return (
                 "nginx does not answer every connection: a worker process hangs, or nginx is overloaded; "
                 f"`docker restart {nginx.name}` ends a worker that hangs"
             )
-        closed = [address for address in nginx.published if address in self._reached and shares[address] < 1]
+        closed = [address for address in nginx.published if address in self._reached and not shares[address]]
         if closed:
             return (
                 f"nginx does not answer at {_shown(closed)}, where the host publishes it, although it answers at "

@@ -418,3 +418,36 @@ def test_a_name_that_does_not_fit_is_refused_alone_and_who_was_first_stays_first
     assert "server_names_hash_bucket_size" in theirs.controller.wait_rejected("long")["problem"]
     assert theirs.ask("nobody.example").body == "hand"
     theirs.controller.kill()
+
+
+@OF_ONE_NGINX
+def test_what_is_wrong_with_their_nginx_is_told_until_it_is_over(theirs: Theirs) -> None:
+    """A pause, and two hand-written vhosts with one name, of which nginx ignores the second."""
+
+    def ready() -> tuple[int, str]:
+        answer = theirs.controller.ask_api("/readyz")
+        return answer.status, answer.body
+
+    until(lambda: ready() == (200, "ready\n"), 10, "readiness", every=0.1)
+    theirs.rig.client.pause(theirs.nginx.id)
+    try:
+        until(lambda: f"docker unpause {theirs.nginx.name}" in ready()[1], 5, "the pause")
+        time.sleep(5)
+        assert ready()[0] == 503, "a list of the containers does not end it"
+    finally:
+        theirs.rig.client.unpause(theirs.nginx.id)
+    until(lambda: ready()[0] == 200, 5, "readiness", every=0.1)
+    theirs.write("hand2", MORE % "hand.example")
+    try:
+        until(lambda: theirs.inside("hand2") in theirs.command("status").stdout, 10, "the vhost that nginx ignores")
+        told = theirs.controller.ask_api("/api/v1/rejections").body
+        assert f"nginx ignores these of its server names: hand.example on *:80 ({theirs.inside('hand')} has it)" in told
+        theirs.write("hand2", "server { nonsense; }\n")
+        until(lambda: ready()[0] == 503 and "nonsense" in ready()[1], 10, "a directory that nginx refuses", every=0.1)
+        metrics = theirs.controller.ask_api("/metrics").body
+        assert "proxyctl_config_last_reload_successful 0.0" in metrics
+        assert "nonsense" in theirs.command("status").stdout.splitlines()[1]
+        assert "nonsense" in theirs.command("doctor").stdout
+    finally:
+        theirs.path("hand2").unlink()
+    until(lambda: ready() == (200, "ready\n"), 10, "readiness", every=0.1)

@@ -77,6 +77,7 @@ def test_a_file_that_is_not_taken_over_is_told_everywhere_until_it_is_fixed(serv
         assert word in said
         assert "nothing would be rejected" not in said
         assert served.ask("site.example").status == 200
+        assert word in cli(served, "history", status=0)
         assert metric(served, "proxyctl_config_in_sync") == 1
     finally:
         if before is None:
