@@ -97,6 +97,7 @@ def build_policy(config: Config, config_file: Path, token: str) -> Policy:
             workers=config.workers,
             shutdown_timeout=int(config.nginx.worker_shutdown_timeout),
             trusted_proxies=config.nginx.trusted_proxies,
+            unknown_host=config.nginx.unknown_host,
             token=token,
             wait_after_boot=config.cold_start == "wait",
             included=config.nginx.layout == "include",

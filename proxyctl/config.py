@@ -75,6 +75,7 @@ class Nginx(_Section, frozen=True, kw_only=True):
     worker_processes: int = 0
     worker_shutdown_timeout: Seconds = Seconds(3600)
     trusted_proxies: tuple[str, ...] = ()
+    unknown_host: str = "404"
 
 
 class Api(_Section, frozen=True, kw_only=True):

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from proxyctl.config import Api, Claim, Config, Discovery, Nginx
 
 
+_URL = r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~+@:=*/-]*)?"
+
+
 def port_mapping(text: str) -> tuple[str, int, int]:
     """`80:80`, `127.0.0.1:8080:80` or `[::1]:8080:80`."""
     rest, _, inner = text.rpartition(":")
@@ -43,6 +46,11 @@ def check(config: Config) -> None:
                 raise ValueError(f"{text!r} has a mask or a zone")  # noqa: TRY301 - nginx takes neither
         except ValueError as error:
             raise values.BadValue(f"nginx.trusted_proxies: {error}", "write networks like 10.0.0.0/8") from error
+    if nginx.unknown_host not in ("404", "421", "503", "closed") and not re.fullmatch(_URL, nginx.unknown_host, re.ASCII):
+        raise values.BadValue(
+            f"nginx.unknown_host: {values.shown(nginx.unknown_host)} is not an answer",
+            'write "404", "421", "503", "closed" or a URL like "https://www.example/"',
+        )
     for what, text in (("nginx.container", nginx.container), ("discovery.label_prefix", config.discovery.label_prefix)):
         _of(what, values.name, text)
     for what, number, low, high in (

@@ -14,11 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from ipaddress import collapse_addresses, ip_network
 
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError, UndefinedError
 
 from proxyctl.fileset import OWN_FILE, ConfigFile, ConfigPart, FileSet
 from proxyctl.model import DrainPhase, Location, NginxView, RoutedTarget, RouteTable, VirtualHost
+from proxyctl.plan import client_headers
 from proxyctl.values import kind_of_name, size_in_hash
 
 TEMPLATES = (
@@ -56,6 +58,12 @@ class _Shown:
     upstream: str
     alive: bool
     maintenance: bool
+    many_names: bool
+    """Each request may name another host in its TLS handshake."""
+    below: str
+    """The variable that holds what a request's path has after the prefix, as the client wrote it."""
+    pattern: str
+    """Finds that."""
 
 
 @dataclass(slots=True)
@@ -68,8 +76,8 @@ class _Server:
 
 
 _BLANK = [_Server("127.0.0.1", "1", 1)]
-_Place = tuple[str, bool, str, bool, bool]
-"""What is said about a location beside its upstream: the fields of `_Shown`, in order."""
+_Place = tuple[str, bool, str, bool, bool, bool]
+"""What is said about a location beside its upstream: fields of `_Shown`, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,8 @@ class NginxSettings:
     """nginx.conf is somebody else's."""
     drain: DrainPhase = "serving"
     """What nginx tells the balancer."""
+    unknown_host: str = "404"
+    """What a name that no site has gets: a status, `closed`, or the URL of a redirect."""
 
 
 class Renderer:
@@ -129,11 +139,15 @@ class Renderer:
             "version": nginx.version,
             "ipv6": nginx.ipv6,
             "host": "$host$is_request_port$request_port" if nginx.version >= (1, 29, 3) else "$host$proxyctl_port",
-            "trusted_proxies": [_safe(cidr) for cidr in settings.trusted_proxies],
+            "trusted_proxies": _networks(settings.trusted_proxies),
+            "removed_headers": client_headers.REMOVED,
+            "client_headers": client_headers.CLIENT_SAYS,
+            "header_aliases": client_headers.ALIASES,
         }
         if common != self._common:
             self._common, self._hosts, self._hosts_before = common, {}, {}
             self._shape.cache_clear()
+            self._upstream_shape.cache_clear()
         objects = self._objects(table)
         for name, text in sorted(operator_files.items()):
             part = ConfigPart(f"{OWN_FILE}{name}", text, (_digest(text),))
@@ -151,7 +165,12 @@ class Renderer:
             "logs_dir": _safe(nginx.logs_dir),
         }
         objects_dir = _safe(f"{nginx.conf_dir}/objects")
-        manifest = common | {"token": _safe(settings.token), "objects_dir": objects_dir, "drain": settings.drain}
+        manifest = common | {
+            "token": _safe(settings.token),
+            "objects_dir": objects_dir,
+            "drain": settings.drain,
+            "unknown_host": _safe(settings.unknown_host),
+        }
         frame = self._main(main, "-") + self._manifest(manifest, ["-"], "-") + dead + self._upstream(_SAMPLE.host, _NOBODY)
         mark = f"{_safe(nginx.runtime_dir)}/liv[e]" if settings.wait_after_boot else nginx.conf_dir
         digest = _digest("\n".join((frame, mark, *included)))
@@ -236,7 +255,14 @@ class Renderer:
         names = [_safe(vhost.host), *[upstream_name(vhost.host, location.path) for location in vhost.locations]]
         places = tuple(
             [
-                (where.path, where.strip_path, where.scheme, alive(where) and not where.maintenance, where.maintenance)
+                (
+                    where.path,
+                    where.strip_path,
+                    where.scheme,
+                    alive(where) and not where.maintenance,
+                    where.maintenance,
+                    _many_names(vhost.host, where),
+                )
                 for where in vhost.locations
             ]
         )
@@ -253,25 +279,26 @@ class Renderer:
         """`names`: the host's, and the upstream's of each place."""
         name, *upstreams = names
         locations = [
-            _Shown(_safe(path), strip_path, scheme, upstream, alive, maintenance)
-            for upstream, (path, strip_path, scheme, alive, maintenance) in zip(upstreams, places, strict=True)
+            _Shown(_safe(path), strip_path, scheme, upstream, alive, maintenance, many_names, *_below(path))
+            for upstream, (path, strip_path, scheme, alive, maintenance, many_names) in zip(upstreams, places, strict=True)
         ]
         return self._text("server.conf.j2", self._common, name=name, locations=locations)
 
     def _upstream(self, host: str, location: Location) -> str:
         name = upstream_name(host, location.path)
         servers = [_Server(_bracketed(t.target.address), str(t.target.port), t.weight) for t in location.serving] or _BLANK
+        many_names = _many_names(host, location)
         if not self._shipped:
-            return self._upstream_text(name, servers)
+            return self._upstream_text(name, servers, many_names=many_names)
         words = [word for server in servers for word in (server.address, server.port)]
-        return _filled(self._upstream_shape(tuple([server.weight for server in servers])), [name, *words])
+        return _filled(self._upstream_shape(tuple([server.weight for server in servers]), many_names=many_names), [name, *words])
 
-    def _upstream_shape_of(self, weights: tuple[int, ...]) -> str:
+    def _upstream_shape_of(self, weights: tuple[int, ...], /, *, many_names: bool) -> str:
         name, *words = _marks(1 + 2 * len(weights))
-        return self._upstream_text(name, list(map(_Server, words[::2], words[1::2], weights)))
+        return self._upstream_text(name, list(map(_Server, words[::2], words[1::2], weights)), many_names=many_names)
 
-    def _upstream_text(self, name: str, servers: list[_Server]) -> str:
-        return self._text("upstream.conf.j2", {"name": name}, servers=servers)
+    def _upstream_text(self, name: str, servers: list[_Server], *, many_names: bool) -> str:
+        return self._text("upstream.conf.j2", self._common, name=name, servers=servers, many_names=many_names)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -283,6 +310,10 @@ class _Made:
 
 def _anonymous(routed: RoutedTarget) -> RoutedTarget:
     return replace(routed, target=replace(routed.target, address="192.0.2.1", port=80))
+
+
+def _many_names(host: str, location: Location) -> bool:
+    return host.startswith("*.") and location.scheme in ("https", "grpcs")
 
 
 def _all(_: Location) -> bool:
@@ -317,6 +348,30 @@ def without_targets(table: RouteTable) -> RouteTable:
     return RouteTable(
         tuple(replace(v, locations=tuple(replace(loc, targets=(), fail_open=False) for loc in v.locations)) for v in table.vhosts)
     )
+
+
+@lru_cache(MOST_SHAPES)
+def _below(path: str) -> tuple[str, str]:
+    """A variable for each path, and a regular expression that takes each of its characters as it is or percent-encoded, and each
+    slash once or more, as nginx does. A slash that is encoded is no slash here, and dots are not resolved."""
+    pieces = ["/+" if char == "/" else f"(?:[{char}]|%{_hex(ord(char))})" for char in path]
+    return f"$proxyctl_below_{_digest(path)[:16]}", f"~^{''.join(pieces)}(?<proxyctl_below>/.*)"
+
+
+def _hex(code: int) -> str:
+    """`2B` in either case, as a pattern."""
+    return "".join(digit if digit.isdigit() else f"[{digit}{digit.lower()}]" for digit in f"{code:02X}")
+
+
+def _networks(cidrs: Iterable[str]) -> list[str]:
+    """The same addresses without overlaps, and `0.0.0.0/0` and `::/0` as two halves: `geo` warns of a network that it has twice,
+    and its `default` is a network, too."""
+    found: list[str] = []
+    networks = [ip_network(_safe(cidr)) for cidr in cidrs]
+    for version in (4, 6):
+        for network in collapse_addresses([n for n in networks if n.version == version]):  # type: ignore[type-var]
+            found += map(str, network.subnets() if network.prefixlen == 0 else (network,))
+    return found
 
 
 def _digest(text: str) -> str:

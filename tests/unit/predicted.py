@@ -5,7 +5,12 @@ What comes from the model is one argument each, whatever is in it; `say` is for 
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+
 from proxyctl.model import Location, NginxView, RouteTable, VirtualHost
+from proxyctl.plan import client_headers
 from proxyctl.plan.vhosts import NginxSettings, upstream_name
 from tests.unit import make
 from tests.unit.nginx_tree import Directive
@@ -34,6 +39,31 @@ def in_order(tree: Directive) -> Directive:
     fixed = max(n for n, inner in enumerate(http.block) if for_all.intersection(inner.block)) + 1
     objects = sorted(http.block[fixed:], key=repr)
     return Directive("", (), (*before, Directive(http.name, http.args, (*http.block[:fixed], *objects))))
+
+
+def networks(cidrs: Iterable[str]) -> list[str]:
+    """Without overlaps, and everybody in two halves: `geo` has a network of everybody already, the default."""
+    halves = {"0.0.0.0/0": ["0.0.0.0/1", "128.0.0.0/1"], "::/0": ["::/1", "8000::/1"]}
+    v4 = collapse_addresses(network for cidr in cidrs if isinstance(network := ip_network(cidr), IPv4Network))
+    v6 = collapse_addresses(network for cidr in cidrs if isinstance(network := ip_network(cidr), IPv6Network))
+    return [text for network in (*v4, *v6) for text in halves.get(str(network), [str(network)])]
+
+
+def stripped(place: Location) -> bool:
+    return place.strip_path and place.path != "/" and place.scheme in ("http", "https")
+
+
+def many_names(host: str, place: Location) -> bool:
+    return host.startswith("*.") and place.scheme in ("https", "grpcs")
+
+
+def below(path: str) -> str:
+    return f"$proxyctl_below_{hashlib.sha256(path.encode()).hexdigest()[:16]}"
+
+
+def either(digits: str) -> str:
+    """Hexadecimal digits in upper and in lower case, as a pattern."""
+    return "".join(char if char.isdigit() else f"[{char}{char.lower()}]" for char in digits)
 
 
 class Expected:
@@ -74,6 +104,8 @@ class Expected:
         folders = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         return [
             *map(say, ("access_log off", "server_tokens off", "default_type application/octet-stream")),
+            say("underscores_in_headers on"),
+            *map(say, ("variables_hash_max_size 4096", "variables_hash_bucket_size 128")),
             Directive("server_names_hash_bucket_size", (str(bucket),)),
             Directive("server_names_hash_max_size", (str(most),)),
             *(Directive(f"{name}_temp_path", (f"{self.view.logs_dir}/tmp/{name}",)) for name in folders),
@@ -95,19 +127,22 @@ class Expected:
 
     def site(self, *, grpc: bool) -> list[Directive]:
         """For all sites: once, or in each server of an included file."""
-        cidrs = self.settings.trusted_proxies
+        cidrs = networks(self.settings.trusted_proxies)
         believed = [*(Directive("set_real_ip_from", (cidr,)) for cidr in cidrs), say("real_ip_header X-Forwarded-For")]
         return [
             *map(say, ("keepalive_timeout 75s", "keepalive_requests 10000")),
             *([say("keepalive_min_timeout 5s")] if self.view.version >= (1, 27, 4) else ()),
             say("client_max_body_size 0"),
             *([*believed, say("real_ip_recursive on")] if cidrs else ()),
+            *map(say, ("proxy_headers_hash_max_size 2048", "proxy_headers_hash_bucket_size 128")),
             *self.headers("proxy"),
             say("proxy_http_version 1.1"),
             *self.timing("proxy"),
             say("proxy_next_upstream_timeout 10s"),
             say("proxy_ignore_headers X-Accel-Redirect X-Accel-Limit-Rate X-Accel-Charset"),
             *self.tls("proxy"),
+            *([say("proxy_pass_trailers on")] if self.view.version >= (1, 27, 2) else ()),
+            *([say("early_hints $proxyctl_early_hints")] if self.view.version >= (1, 29, 0) else ()),
             *(self.grpc() if grpc else ()),
         ]
 
@@ -116,50 +151,91 @@ class Expected:
         return [*self.headers("grpc"), *self.timing("grpc"), ignored, *self.tls("grpc")]
 
     def maps(self) -> list[Directive]:
-        cidrs = self.settings.trusted_proxies
+        cidrs = networks(self.settings.trusted_proxies)
         nothing, found = Directive("default", ("",)), "$proxyctl_trusted"
+        empty, believed_port = Directive("", ("",)), "$proxyctl_forwarded_port"
         maps = [
-            comment("Only websockets may upgrade: an h2c upgrade would be a tunnel past every rule here."),
-            say("map $http_upgrade $proxyctl_upgrade", nothing, say("websocket websocket")),
+            comment("Any protocol may be upgraded to but h2c, which would be a tunnel past every rule here."),
+            say(
+                "map $http_upgrade $proxyctl_upgrade",
+                *(say("default $http_upgrade"), empty),
+                *(say("~*h2c.*websocket|websocket.*h2c websocket"), Directive("~*h2c", ("",))),
+            ),
             say("map $proxyctl_upgrade $proxyctl_connection", say("default upgrade"), Directive("", ("",))),
         ]
         if self.view.version < (1, 29, 3):
             why = "$http_host is not the host that was asked for when the request line names another one; $host has no port."
-            port = Directive("~(?<proxyctl_digits>:[0-9]+)$", ("$proxyctl_digits",))
-            maps += [comment(why), say("map $http_host $proxyctl_port", nothing, port)]
+            port = Directive("~:(?<proxyctl_digits>[0-9]+)$", ("$proxyctl_digits",))
+            maps += [comment(why), say("map $http_host $proxyctl_request_port", nothing, port)]
+            maps += [say("map $proxyctl_request_port $proxyctl_port", say("default :$proxyctl_request_port"), empty)]
+        maps += [comment("A location that strips its prefix sets another value.")]
+        maps += [Directive("map", ("", "$proxyctl_prefix"), (nothing,))]
+        if self.view.version >= (1, 29, 0):
+            why = "Many libraries take a 103 for the final answer, so only browsers and HTTP/2 clients get one."
+            seen = Directive("~^navigate |HTTP/2", ("1",))
+            key = "$http_sec_fetch_mode $server_protocol"
+            maps += [comment(why), Directive("map", (key, "$proxyctl_early_hints"), (nothing, seen))]
         if not cidrs:
-            return maps
-        chain = Directive("1", ("$http_x_forwarded_for, $realip_remote_addr",))
+            asked = "$request_port" if self.view.version >= (1, 29, 3) else "$proxyctl_request_port"
+            return [
+                *maps,
+                say("map $scheme $proxyctl_scheme_port", say("default 80"), say("https 443")),
+                say(f"map {asked} {believed_port}", say(f"default {asked}"), Directive("", ("$proxyctl_scheme_port",))),
+            ]
+        chain = Directive("~^1:", ("$http_x_forwarded_for, $realip_remote_addr",))
+        names = [(number, name.lower().replace("-", "_")) for number, name in enumerate(client_headers.CLIENT_SAYS, 1)]
         return [
             *maps,
             comment("What a trusted proxy in front says of the client is believed; what anybody else says is replaced."),
             say(f"geo $realip_remote_addr {found}", say("default 0"), *(Directive(cidr, ("1",)) for cidr in cidrs)),
-            say(f"map {found} $proxyctl_forwarded_for", say("default $remote_addr"), chain),
             say(
-                f"map {found}$http_x_forwarded_proto $proxyctl_forwarded_proto",
-                *(say("default $scheme"), say("1http http"), say("1https https")),
+                f"map {found}:$http_x_forwarded_for $proxyctl_forwarded_for",
+                *(say("default $remote_addr"), Directive("~^1:[ ,]*$", ("$realip_remote_addr",)), chain),
             ),
-            say(f"map {found} $proxyctl_forwarded_port", nothing, say("1 $http_x_forwarded_port")),
             say(
-                f"map {found}$http_x_forwarded_host $proxyctl_forwarded_host",
-                *(Directive("default", (self.host,)), say("~^1. $http_x_forwarded_host")),
+                f"map {found}:$http_x_forwarded_proto $proxyctl_forwarded_proto",
+                say("default $scheme"),
+                Directive("~*^1:[ ,]*(https|wss) *(,|$)", ("https",)),
+                Directive("~*^1:[ ,]*(http|ws) *(,|$)", ("http",)),
             ),
+            say(
+                f"map {found}:$http_x_forwarded_host $proxyctl_forwarded_host",
+                Directive("default", (self.host,)),
+                Directive("~^1:[ ,]*(?<proxyctl_first_host>[^ ,]+)", ("$proxyctl_first_host",)),
+            ),
+            say(
+                f"map {found}:$http_x_forwarded_port {believed_port}",
+                say("default $proxyctl_seen_port"),
+                Directive("~^1:[ ,]*(?<proxyctl_first_port>[0-9]+) *(,|$)", ("$proxyctl_first_port",)),
+            ),
+            Directive(
+                "map",
+                ("$proxyctl_forwarded_host $proxyctl_forwarded_proto", "$proxyctl_seen_port"),
+                (
+                    say("default 80"),
+                    Directive("~:(?<proxyctl_host_port>[0-9]+) ", ("$proxyctl_host_port",)),
+                    Directive("~ https$", ("443",)),
+                ),
+            ),
+            *(say(f"map {found} $proxyctl_c{number}", nothing, say(f"1 $http_{name}")) for number, name in names),
         ]
 
-    def headers(self, module: str, prefix: str = "") -> list[Directive]:
+    def headers(self, module: str) -> list[Directive]:
         trusted = bool(self.settings.trusted_proxies)
+        said = {name: f"$proxyctl_c{number}" if trusted else "" for number, name in enumerate(client_headers.CLIENT_SAYS, 1)}
+        aliases = client_headers.ALIASES if module == "proxy" and not self.settings.included else ()
         told = {
             "Host": self.host,
             **({"Upgrade": "$proxyctl_upgrade", "Connection": "$proxyctl_connection"} if module == "proxy" else {}),
-            "Proxy": "",
-            "Forwarded": "",
             "X-Real-IP": "$remote_addr",
             "X-Forwarded-For": "$proxyctl_forwarded_for" if trusted else "$remote_addr",
             "X-Forwarded-Proto": "$proxyctl_forwarded_proto" if trusted else "$scheme",
             "X-Forwarded-Host": "$proxyctl_forwarded_host" if trusted else self.host,
-            "X-Forwarded-Port": "$proxyctl_forwarded_port" if trusted else "",
-            "X-Forwarded-Server": "",
-            "X-Forwarded-Prefix": prefix,
+            "X-Forwarded-Port": "$proxyctl_forwarded_port",
+            "X-Forwarded-Prefix": "$proxyctl_prefix",
+            **dict.fromkeys(client_headers.REMOVED, ""),
+            **said,
+            **dict.fromkeys(aliases, ""),
         }
         return [Directive(f"{module}_set_header", item) for item in told.items()]
 
@@ -204,6 +280,7 @@ class Expected:
         """Every host, and the upstreams of its places."""
         found = []
         for vhost in table.vhosts:
+            found += [self.below(place.path) for place in vhost.locations if place.serving and stripped(place)]
             found.append(self.server(vhost))
             found += [self.upstream(vhost.host, place) for place in vhost.locations if place.serving]
         return found
@@ -213,21 +290,32 @@ class Expected:
         if self.settings.included:
             inside += self.site(grpc=any(place.scheme in ("grpc", "grpcs") for place in vhost.locations))
         for place in vhost.locations:
-            block = tuple(self.passing(vhost.host, place))
             if place.path != "/":
-                inside.append(Directive("location", ("=", place.path), block))
+                inside.append(Directive("location", ("=", place.path), tuple(self.passing(vhost.host, place, exact=True))))
+            block = tuple(self.passing(vhost.host, place))
             inside.append(Directive("location", ("/" if place.path == "/" else f"{place.path}/",), block))
         return Directive("server", (), tuple(inside))
 
-    def passing(self, host: str, place: Location) -> list[Directive]:
+    def below(self, path: str) -> Directive:
+        """What follows the prefix in the path as the client wrote it."""
+        found = "".join("/+" if char == "/" else f"(?:[{char}]|%{either(f'{ord(char):02X}')})" for char in path)
+        pattern = Directive(f"~^{found}(?<proxyctl_below>/.*)", ("$proxyctl_below",))
+        return say(f"map $request_uri {below(path)}", Directive("default", ("",)), pattern)
+
+    def passing(self, host: str, place: Location, *, exact: bool = False) -> list[Directive]:
         if not place.serving:
             return self.sorry("503", DEAD)
         upstream = f"{place.scheme}://{upstream_name(host, place.path)}"
+        reuse = [say(f"{place.scheme[:-1].replace('http', 'proxy')}_ssl_session_reuse off")] if many_names(host, place) else []
         if place.scheme in ("grpc", "grpcs"):
-            return [Directive("grpc_pass", (upstream,))]
-        if place.strip_path and place.path != "/":
-            return [*self.headers("proxy", place.path), Directive("proxy_pass", (f"{upstream}/",))]
-        return [Directive("proxy_pass", (upstream,))]
+            return [*reuse, Directive("grpc_pass", (upstream,))]
+        if not stripped(place):
+            return [*reuse, Directive("proxy_pass", (upstream,))]
+        prefix = Directive("set", ("$proxyctl_prefix", place.path))
+        if exact:
+            return [*reuse, prefix, Directive("proxy_pass", (f"{upstream}/",))]
+        other = Directive("if", (below(place.path), "=", ""), (say("return 404"),))
+        return [*reuse, prefix, other, Directive("proxy_pass", (f"{upstream}{below(place.path)}",))]
 
     def upstream(self, host: str, place: Location) -> Directive:
         servers = []
@@ -237,5 +325,7 @@ class Expected:
             args += [f"weight={routed.weight}"] if routed.weight != 1 else []
             args += ["max_fails=1", "fail_timeout=2s"] if len(place.serving) > 1 else []
             servers.append(Directive("server", tuple(args)))
-        name = (upstream_name(host, place.path),)
-        return Directive("upstream", name, (*servers, say("keepalive 32"), say("keepalive_timeout 4s")))
+        kept = [say("keepalive 32"), say("keepalive_timeout 4s")]
+        if many_names(host, place):
+            kept = [say("keepalive 0")] if self.view.version >= (1, 29, 7) else []
+        return Directive("upstream", (upstream_name(host, place.path),), (*servers, *kept))

@@ -20,7 +20,7 @@ from proxyctl import cli, config, values
 from proxyctl.cli import BROKEN_PIPE, compose, options
 from proxyctl.model import RejectionReason, RouteTable, TargetState
 from proxyctl.observe import probes
-from proxyctl.plan import labels, vhosts
+from proxyctl.plan import client_headers, labels, vhosts
 from proxyctl.report import CycleReport, CycleResult
 from proxyctl.serve import api, page, views
 from proxyctl.serve.metrics import METRICS, STAGES, Metrics
@@ -493,3 +493,10 @@ def test_nothing_says_what_must_not_be_said(name: str) -> None:
     assert not re.search(r"pip install proxyctl(?!-nginx)", text), "that name belongs to others"
     assert not re.search(r"/work/|pypi\.org|docker\.io(?!/v)|ghcr\.io|quay\.io|hub\.docker", text)
     assert max(map(len, text.splitlines())) < 700
+
+
+def test_every_header_that_a_client_cannot_send_is_documented() -> None:
+    page = re.sub(r"\s+", " ", section("docs/security.md", "What targets are told"))
+    listed = {name for item in page.split(" - ")[1:] for name in re.findall(r"`([A-Za-z0-9-]+)`[,.;]?", item.split(" With ")[0])}
+    assert listed == set(client_headers.CLIENT_SAYS)
+    assert all(f"`{name}`" in page for name in (*client_headers.REPLACED, *client_headers.REMOVED))

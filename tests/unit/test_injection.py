@@ -297,17 +297,21 @@ CHANGES = {
     "a prefix without its slash": ("server.conf", '~ "/" }}', '~ "" }}'),
     "a path is passed on that is not cut": ("server.conf", "{{ location.upstream }}/;", "{{ location.upstream }};"),
     "a dead place is alive": ("server.conf", "return 503", "return 200"),
-    "the prefix is told unquoted twice": ("headers", "{{ prefix or '\"\"' }}", "{{ prefix or '\"\"' }}{{ prefix }}"),
-    "a header is not emptied": ("headers", '{{ module }}_set_header Forwarded "";', ""),
+    "the prefix is told unquoted twice": (
+        "server.conf",
+        "_prefix {{ location.path }}",
+        "_prefix {{ location.path }}{{ location.path }}",
+    ),
+    "a header is not emptied": ("headers", "in removed_headers", "in removed_headers[1:]"),
     "clients say who they are": ("headers", '"$proxyctl_forwarded_for" if', '"$http_x_forwarded_for" if'),
     "an unweighted target": ("upstream.conf", " weight={{ server.weight }}", ""),
     "a backup": ("upstream.conf", "{{ server.port }}", "{{ server.port }} backup"),
     "one target more": ("upstream.conf", "    keepalive 32;", "    server 10.9.9.9:80;\n    keepalive 32;"),
     "another proxy is trusted": ("sites", "set_real_ip_from {{ cidr }};", "set_real_ip_from 0.0.0.0/0;"),
-    "an upgrade of any kind": ("variables", 'default "";\n    websocket', "default $http_upgrade;\n    websocket"),
+    "an upgrade of any kind": ("variables", '    ~*h2c "";\n', ""),
     "one server more": ("manifest.conf", "{%- for object", "server { listen 81; }\n{%- for object"),
     "an object is left out": ("manifest.conf", "for object in objects", "for object in objects[1:]"),
-    "the unknown host is served": ("manifest.conf", "return 404", "return 200"),
+    "the unknown host is served": ("manifest.conf", "return {{ unknown_host }}", "return 200"),
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxyctl.model import DrainPhase, Location, RouteTable, Scheme
+from proxyctl.plan import client_headers
 from proxyctl.plan.vhosts import Renderer, upstream_name, without_targets
 from tests.unit import make, nginx_tree
 from tests.unit.make import location, routed, table
@@ -70,18 +71,17 @@ def test_grpc_is_passed_as_grpc(scheme: Scheme, tmp_path: Path) -> None:
 
 def test_a_stripped_path_is_cut_off_and_told_to_the_target(tmp_path: Path) -> None:
     server = sites(table(("a.example", location("/git", routed(), strip=True))), tmp_path)["a.example"]
-    for place in server.all("location"):
-        assert place.one("proxy_pass").args == (f"http://{upstream_name('a.example', '/git')}/",)
-        assert headers(place)["X-Forwarded-Prefix"] == "/git"
+    exact, below = server.all("location")
+    upstream = f"http://{upstream_name('a.example', '/git')}"
+    assert exact.one("proxy_pass").args == (f"{upstream}/",)
+    assert below.one("proxy_pass").args[0].startswith(f"{upstream}$proxyctl_below_")
+    assert [place.one("set").args for place in (exact, below)] == [("$proxyctl_prefix", "/git")] * 2
 
 
-def test_a_location_with_headers_of_its_own_has_all_of_them(tmp_path: Path) -> None:
+def test_no_location_has_headers_of_its_own(tmp_path: Path) -> None:
     """nginx inherits proxy_set_header only where a level has none (ngx_http_proxy_module)."""
     what = table(("a.example", location("/git", routed(), strip=True)))
-    fileset = make.render(what, nginx_tree.view(tmp_path), make.settings(wait_after_boot=False))
-    http = nginx_tree.http(fileset, tmp_path)
-    (server,) = [server for server in http.all("server") if server.one("server_name").args == ("a.example",)]
-    assert headers(server.all("location")[0]) == headers(http) | {"X-Forwarded-Prefix": "/git"}
+    assert not [place for place in sites(what, tmp_path)["a.example"].all("location") if place.all("proxy_set_header")]
 
 
 def test_there_is_nothing_to_strip_from_the_root(tmp_path: Path) -> None:
@@ -194,10 +194,36 @@ def test_without_trusted_proxies_nothing_that_a_client_says_of_itself_passes(tmp
         assert told["X-Real-IP"] == told["X-Forwarded-For"] == "$remote_addr"
         assert told["X-Forwarded-Proto"] == "$scheme"
         assert told["X-Forwarded-Host"] == told["Host"]
-        assert {
-            told[name] for name in ("Proxy", "Forwarded", "X-Forwarded-Port", "X-Forwarded-Server", "X-Forwarded-Prefix")
-        } == {""}
+        assert {told[name] for name in (*client_headers.REMOVED, *client_headers.CLIENT_SAYS)} == {""}
     assert not http.all("set_real_ip_from")
+
+
+@pytest.mark.parametrize("host", ["w.example", "*.w.example"])
+@pytest.mark.parametrize("scheme", ["http", "https", "grpc", "grpcs"])
+def test_only_an_upstream_of_one_name_keeps_tls_connections(host: str, scheme: Scheme, tmp_path: Path) -> None:
+    what = table((host, location("/", routed(), scheme=scheme)))
+    (found,) = upstreams(what, tmp_path).values()
+    many = host.startswith("*.") and scheme in ("https", "grpcs")
+    assert found.one("keepalive").args == ("0" if many else "32",)
+    (place,) = sites(what, tmp_path)[host].all("location")
+    assert [inner.name for inner in place.block if inner.args == ("off",)] == [
+        f"{place.block[-1].name[:-5]}_ssl_session_reuse"
+    ] * many
+
+
+def test_an_upstream_follows_the_version_of_nginx(tmp_path: Path) -> None:
+    """One renderer lives through an upgrade of nginx, and remembers what it has rendered."""
+    what = table(("*.w.example", location("/", routed(), scheme="https")))
+    found = [make.render(what, nginx_tree.view(tmp_path, version)) for version in ((1, 22, 1), (1, 31, 3), (1, 22, 1))]
+    texts = ["".join(file.text for file in fileset.objects.values()) for fileset in found]
+    assert ["keepalive 0;" in text for text in texts] == [False, True, False]
+
+
+def test_trusted_networks_do_not_overlap(tmp_path: Path) -> None:
+    """nginx warns of each that it has already, and `default` is 0.0.0.0/0 to it."""
+    how = make.settings(trusted_proxies=("10.1.0.0/16", "0.0.0.0/0", "FD00::/8", "fd00::/9", "::1", "::1"))
+    http = nginx_tree.http(make.render(None, nginx_tree.view(tmp_path), how), tmp_path)
+    assert [item.name for item in http.one("geo").block] == ["default", "0.0.0.0/1", "128.0.0.0/1", "::1/128", "fd00::/8"]
 
 
 def test_a_trusted_proxy_is_believed_and_nobody_else(tmp_path: Path) -> None:
@@ -211,7 +237,7 @@ def test_a_trusted_proxy_is_believed_and_nobody_else(tmp_path: Path) -> None:
     maps = {item.args[1]: {(inner.name, *inner.args) for inner in item.block} for item in http.all("map")}
     assert ("default", "$remote_addr") in maps["$proxyctl_forwarded_for"]
     assert ("default", "$scheme") in maps["$proxyctl_forwarded_proto"]
-    assert ("default", "") in maps["$proxyctl_forwarded_port"]
+    assert ("default", "$proxyctl_seen_port") in maps["$proxyctl_forwarded_port"]
     assert ("default", "$host$is_request_port$request_port") in maps["$proxyctl_forwarded_host"]
 
 
