@@ -214,7 +214,9 @@ class Prober:
         scheme = "https" if probe.scheme in ("https", "grpcs") else "http"
         where = f"{scheme}://{f'[{address}]' if ':' in address else address}:{check.port}{check.path}"
         headers = {"Host": check.host, "User-Agent": "proxyctl-health"}
-        async with self._session.get(URL(where, encoded=True), headers=headers, allow_redirects=False) as response:
+        name = check.host.removeprefix("*.") or None
+        url = URL(where, encoded=True)
+        async with self._session.get(url, headers=headers, allow_redirects=False, server_hostname=name) as response:
             if any(low <= response.status <= high for low, high in check.status):
                 return ""
             return f"{check.path} answered {response.status}"
