@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 
+import aiohttp
 import pytest
 
 from proxyctl.plan import client_headers
-from tests.rig import LOOPBACK, Controller, Rig
+from tests.rig import LOOPBACK, Controller, Rig, free_port
+from tests.unit.make import REPOSITORY
 
 HOST, STRIPPED = "say.example", "strip.example"
 TARGET = r"""
@@ -254,4 +257,56 @@ def test_unknown_hosts_get_what_is_configured(rig: Rig) -> None:
         controller.wait_for("nobody.example", status, path="/a")
         assert controller.ask("nobody.example", "/-/ready").status == 200
     assert controller.ask("nobody.example").body.startswith("<!doctype html><title>Unknown host")
+    controller.stop()
+
+
+def with_tls_vhost(rig: Rig, port: int, *, inherited: bool) -> Controller:
+    controller = rig.controller({"nginx": {"trusted_proxies": ["127.0.0.1/32"]}}, start=False)
+    text = controller.config.read_text(encoding="utf-8")
+    controller.config.write_text(text.replace(':80"]', f':80", "{LOOPBACK}:{port}:443"]'), encoding="utf-8")
+    sites = controller.directory / "state" / "nginx" / "sites"
+    (sites / "tls").mkdir(parents=True)
+    make = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=x",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "cert.pem",
+    ]
+    subprocess.run(make, cwd=sites / "tls", check=True, capture_output=True)
+    page = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
+    vhost = next(block for block in page.split("```") if "listen 443 ssl" in block).removeprefix("nginx")
+    own = "proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto https;"
+    own += "proxy_set_header Upgrade $proxyctl_upgrade; proxy_set_header Connection $proxyctl_connection;"
+    vhost = vhost.replace("blog.example www.blog.example", HOST)
+    (sites / "tls.conf").write_text(vhost if inherited else vhost.replace("127.0.0.1:80;", f"127.0.0.1:80; {own}"))
+    controller.start()
+    return serving(rig, controller)
+
+
+@pytest.mark.parametrize("inherited", [True, False], ids=["the documented one", "with headers of its own"])
+async def test_a_tls_vhost_of_ones_own_says_what_its_client_asked_for(rig: Rig, *, inherited: bool) -> None:
+    """A hand-written vhost hands everything to port 80, which trusts it."""
+    port = free_port()
+    controller = with_tls_vhost(rig, port, inherited=inherited)
+    forged = dict.fromkeys(("X-Forwarded-For", "CF-Connecting-IP", "X-Forwarded-Ssl"), "6.6.6.6")
+    forged |= {"X-Forwarded-Host": "evil.example", "X-Forwarded-Port": "666"}
+    url = f"https://{LOOPBACK}:{port}"
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as session:
+        async with session.get(url, headers={"Host": HOST, **(forged if inherited else {})}) as response:
+            got = (await response.text()).lower()
+        assert "x-forwarded-proto: https\r\n" in got
+        assert "x-forwarded-port: 443\r\n" in got
+        assert f"x-forwarded-host: {HOST}\r\n" in got
+        assert "evil" not in got
+        assert "6.6.6.6" not in got
+        async with session.get(url, headers={"Host": HOST, "Upgrade": "DERP", "Connection": "Upgrade"}) as response:
+            assert response.status == 101
     controller.stop()
