@@ -27,7 +27,8 @@ class Explanation:
     host: str
     path: str
     answer: Literal["served", "unavailable", "unknown-path", "unknown-host"]
-    """served: by a target; unavailable: nginx answers 503; the others: nginx answers 404."""
+    """served: by a target; unavailable: nginx answers 503; unknown-host: what nginx.unknown_host says;
+    unknown-path: 404."""
     summary: str
     route: Route | None
     rejections: tuple[Rejection, ...]
@@ -90,7 +91,7 @@ def _answer(
 ) -> tuple[Literal["served", "unavailable", "unknown-path", "unknown-host"], str]:
     late = "" if standing.in_sync else f" (nginx does not run the latest configuration: {standing.trouble})"
     if not own:
-        return "unknown-host", f"nobody serves {host}: nginx answers 404{late}"
+        return "unknown-host", f"nobody serves {host}: nginx answers what nginx.unknown_host says, 404 by default{late}"
     if route is None:
         return "unknown-path", f"{host} has no {path}: nginx answers 404{late}"
     serving = [t for t in route.targets if t.serving]
