@@ -191,7 +191,7 @@ def test_a_bad_draft_never_touches_the_live_file(theirs: Theirs) -> None:
     while time.monotonic() < end:
         tested.append(theirs.test()[0])
         assert theirs.live == before, theirs.controller.tail()
-    assert "nonsense" in theirs.controller.records("refused")[-1]["error"]
+    assert "nonsense" in theirs.controller.records("configuration not taken over")[-1]["error"]
     assert len(tested) > 3
     assert not any(tested)
     (templates / "server.conf.j2").unlink()
