@@ -37,6 +37,7 @@ from proxyctl.publish.nginx import Engine, Nginx, NginxContainer, NginxSpec, boo
 from proxyctl.publish.promote import Reference
 from proxyctl.publish.reload import Reloader
 from proxyctl.publish.test import Tester
+from proxyctl.publish.workers import connections_limit, open_connections
 from proxyctl.publish.workers import workers as list_workers
 from proxyctl.report import CycleReport, Wake
 from proxyctl.serve import listeners, page, standing
@@ -101,12 +102,33 @@ def build_policy(config: Config, config_file: Path, token: str) -> Policy:
             token=token,
             wait_after_boot=config.cold_start == "wait",
             included=config.nginx.layout == "include",
+            read_timeout=int(config.nginx.read_timeout),
+            send_timeout=int(config.nginx.send_timeout),
+            buffering=config.nginx.buffering,
+            request_buffering=config.nginx.request_buffering,
+            client_max_body_size=config.nginx.client_max_body_size,
+            connections=config.nginx.worker_connections or vhosts.connections_for(memory.total(), config.workers),
         ),
         renderer=read_renderer(config_file),
         operator_files=read_operator_files(config),
         claims=claim_rules(config),
         own_ports=own_ports(config),
     )
+
+
+def read_connections(config: Config, workers: Sequence[NginxWorker]) -> tuple[int, int] | None:
+    """(open connections, their limit) of an nginx that has a network namespace of its own. None when its workers cannot be seen
+    from here, or when nginx.conf belongs to somebody else."""
+    if config.nginx.layout != "full":
+        return None
+    count = open_connections(worker.pid for worker in workers)
+    try:
+        limit = connections_limit(
+            config.reference.read_text(encoding="utf-8"), sum(not worker.shutting_down for worker in workers)
+        )
+    except (OSError, UnicodeDecodeError):
+        return None
+    return None if count is None or not limit else (count, limit)
 
 
 def claim_rules(config: Config) -> tuple[ClaimRule, ...]:
@@ -316,7 +338,18 @@ class App:
             nginx = controller.nginx
             return await list_workers(self.nginx_engine, nginx) if nginx else []
 
-        return Front(self.config, self._standing(controller), workers, lambda: read_page(self.config_file), Changes(controller))
+        def connections(found: Sequence[NginxWorker]) -> tuple[int, int] | None:
+            nginx = controller.nginx
+            return read_connections(self.config, found) if nginx and not nginx.view.host_network else None
+
+        return Front(
+            self.config,
+            self._standing(controller),
+            workers,
+            lambda: read_page(self.config_file),
+            Changes(controller),
+            connections,
+        )
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. nginx goes on with what is live."""

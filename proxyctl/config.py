@@ -76,6 +76,12 @@ class Nginx(_Section, frozen=True, kw_only=True):
     worker_shutdown_timeout: Seconds = Seconds(3600)
     trusted_proxies: tuple[str, ...] = ()
     unknown_host: str = "404"
+    read_timeout: Seconds = Seconds(3600)
+    send_timeout: Seconds = Seconds(3600)
+    buffering: bool = False
+    request_buffering: bool = True
+    client_max_body_size: str = "1g"
+    worker_connections: int = 0
 
 
 class Api(_Section, frozen=True, kw_only=True):

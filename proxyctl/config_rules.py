@@ -51,11 +51,15 @@ def check(config: Config) -> None:
             f"nginx.unknown_host: {values.shown(nginx.unknown_host)} is not an answer",
             'write "404", "421", "503", "closed" or a URL like "https://www.example/"',
         )
+    _check_bodies(nginx)
     for what, text in (("nginx.container", nginx.container), ("discovery.label_prefix", config.discovery.label_prefix)):
         _of(what, values.name, text)
     for what, number, low, high in (
         ("nginx.worker_processes", nginx.worker_processes, 0, 512),
         ("nginx.worker_shutdown_timeout", nginx.worker_shutdown_timeout, 1, 7 * 86400),
+        ("nginx.read_timeout", nginx.read_timeout, 1, 7 * 86400),
+        ("nginx.send_timeout", nginx.send_timeout, 1, 7 * 86400),
+        ("nginx.worker_connections", nginx.worker_connections, 0, 1 << 20),
         ("health.rise", health.rise, 1, 100),
         ("health.fall", health.fall, 1, 100),
         ("health.interval", health.interval, 0.1, 3600),
@@ -75,6 +79,18 @@ def check(config: Config) -> None:
     _check_discovery(config.discovery)
     for rule in config.claims:
         _check_claim(rule)
+
+
+def _check_bodies(nginx: Nginx) -> None:
+    if not re.fullmatch(r"[0-9]{1,9}[kmgKMG]?", nginx.client_max_body_size, re.ASCII):
+        raise values.BadValue(
+            f"nginx.client_max_body_size: {values.shown(nginx.client_max_body_size)} is not a size", 'write a size like "100m"'
+        )
+    if nginx.request_buffering and not int(nginx.client_max_body_size.rstrip("kmgKMG")):
+        raise values.BadValue(
+            "nginx.request_buffering needs nginx.client_max_body_size",
+            'request bodies go to the disk, so write how large one may be, like "100m"',
+        )
 
 
 def _check_include(nginx: Nginx) -> None:

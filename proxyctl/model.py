@@ -327,6 +327,8 @@ class NginxView:
     neighbours: Neighbours = Neighbours()
     container: str = ""
     """Its id, where it is in a container: never a target, nor who shares its network."""
+    open_files: int = 0
+    """The hard limit of open files of its processes; 0 when it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pwd
 import re
+import resource
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import ip_address
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
+MOST_OPEN_FILES = 1 << 20
+"""What the kernel lets a process have (fs.nr_open), unless it was changed."""
 _LISTENING = re.compile(
     r"^ *\d+: (?P<address>[0-9A-F]{8,32}):(?P<port>[0-9A-F]{4}) \S+ 0A (?:\S+ ){3}\s*(?P<uid>\d+) +\S+ (?P<inode>\d+) ",
     re.MULTILINE,
@@ -28,6 +31,19 @@ def family(parent: int, proc: Path = PROC) -> list[tuple[int, str]]:
                 title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
                 found.append((int(entry.name), title))
     return found
+
+
+def hard_limit_of_open_files(master: int, proc: Path = PROC) -> int:
+    """Of nginx's processes, whose master has this number on the host. In a container the controller may not see it; then its own
+    limit stands for it, since the engine gives both the same unless told otherwise."""
+    with suppress(OSError):
+        if master and (proc / str(master) / "cmdline").read_bytes().startswith(b"nginx: master process"):
+            limits = (proc / str(master) / "limits").read_text(encoding="ascii")
+            if found := re.search(r"^Max open files +\S+ +(\d+)", limits, re.MULTILINE):
+                return min(int(found[1]), MOST_OPEN_FILES)
+            return MOST_OPEN_FILES
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
 
 
 class Published(NamedTuple):

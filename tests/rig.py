@@ -175,7 +175,8 @@ class Controller:
             "api": {"listen": self.api, "socket": str(self.socket)},
             "discovery": {"label_prefix": prefix},
         }
-        self.configure(own, sections)
+        self.sections: tuple[Sections, ...] = (own, sections)
+        self.configure(*self.sections)
 
     def configure(self, *layers: Sections) -> None:
         """Writes config.toml; of a key in several layers the last one counts."""

@@ -6,11 +6,12 @@ import os
 import pwd
 import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from proxyctl.app import App
+from proxyctl.app import App, read_connections
 from proxyctl.cli.client import Refused, TimedOut, Unreachable, connect
 from proxyctl.config import Config, ConfigError
 from proxyctl.model import EngineRefused, EngineUnavailable
@@ -23,6 +24,8 @@ from proxyctl.serve.views import Configuration
 
 LOW_SPACE, NO_SPACE = 200 << 20, 10 << 20
 """Free bytes: worth a warning; nothing can be published soon."""
+MANY_CONNECTIONS = 0.8
+"""Of the limit: workers do not get equal shares, so the first one is full before the limit of all is reached."""
 SEAMLESS = (1, 27, 4)
 """The first nginx with `keepalive_min_timeout`."""
 SAFE = (1, 30, 1)
@@ -111,6 +114,25 @@ async def _nginx(app: App, restart: Sequence[str]) -> AsyncIterator[Finding]:
         for finding in _neighbours(nginx, join=app.config.nginx.join):
             yield finding
     yield await _processes(app, nginx)
+    if not nginx.view.host_network and (near := await _connections(app, nginx)):
+        yield near
+
+
+async def _connections(app: App, nginx: NginxInstance) -> Finding | None:
+    """How near nginx is to the limit of its connections; None when that cannot be read from here."""
+    with suppress(EngineRefused, EngineUnavailable):
+        counted = read_connections(app.config, await workers.workers(app.nginx_engine, nginx))
+        if counted:
+            count, limit = counted
+            found = f"{count} of {limit} open ({100 * count // limit} %)"
+            if count < MANY_CONNECTIONS * limit:
+                return Finding("ok", "connections", found)
+            todo = "set nginx.worker_connections higher: a worker at its limit accepts nobody and answers 500"
+            ceiling = nginx.view.open_files
+            if ceiling:
+                todo += f"; it is bounded by the limit of open files of the container ({ceiling})"
+            return Finding("warn", "connections", found, todo)
+    return None
 
 
 async def _stopped(app: App, raw: Mapping[str, Any]) -> Finding:

@@ -40,6 +40,12 @@ GROUP_DIGITS = 2
 LEAST_CONNECTIONS = 4096
 """Of a worker. It keeps one to each host that was asked for in the last seconds, which nginx does not give up for a new one: with
 10,000 hosts asked for in turn, 4,096 were not enough, and some requests answered 500. 424 bytes each, used or not."""
+MOST_CONNECTIONS = 32_768
+"""Of a worker, when the memory decides. Their structures alone take 14 MB of each worker."""
+BYTES_OF_CONNECTION = 32 << 10
+"""What a connection in use takes, for `worker_connections` to be chosen by: nginx's own memory and the kernel's."""
+BUFFERED_BODIES = 256
+"""Request bodies in temporary files at once, with `nginx.request_buffering`."""
 _MARK = "\0"
 """Around what stands for a name in a shape: no template has it, and no safe value."""
 MOST_SHAPES = 4096
@@ -96,6 +102,13 @@ class NginxSettings:
     """What nginx tells the balancer."""
     unknown_host: str = "404"
     """What a name that no site has gets: a status, `closed`, or the URL of a redirect."""
+    read_timeout: int = 3600
+    send_timeout: int = 3600
+    buffering: bool = False
+    request_buffering: bool = True
+    client_max_body_size: str = "1g"
+    connections: int = LEAST_CONNECTIONS
+    """Of each worker, unless the number of hosts needs more or the limit of open files allows fewer."""
 
 
 class Renderer:
@@ -143,6 +156,12 @@ class Renderer:
             "removed_headers": client_headers.REMOVED,
             "client_headers": client_headers.CLIENT_SAYS,
             "header_aliases": client_headers.ALIASES,
+            "read_timeout": settings.read_timeout,
+            "send_timeout": settings.send_timeout,
+            "buffering": settings.buffering,
+            "request_buffering": settings.request_buffering,
+            "client_max_body_size": _safe(settings.client_max_body_size),
+            "buffered_bodies": BUFFERED_BODIES,
         }
         if common != self._common:
             self._common, self._hosts, self._hosts_before = common, {}, {}
@@ -156,12 +175,14 @@ class Renderer:
         dead, _ = self._server(_SAMPLE, _none)
         sample = f"{_digest(dead)}.conf"
         hosts = [vhost.host for vhost in table.vhosts]
+        connections, open_files = worker_limits(settings.connections, len(hosts), nginx.open_files)
         main = common | {
             "workers": settings.workers,
             "shutdown_timeout": settings.shutdown_timeout,
             "names_bucket": _bucket(max(map(len, hosts), default=0)),
             "names_max": max(1024, _power_of_two(2 * len(hosts))),
-            "connections": max(LEAST_CONNECTIONS, _power_of_two(2 * len(hosts))),
+            "connections": connections,
+            "open_files": open_files,
             "logs_dir": _safe(nginx.logs_dir),
         }
         objects_dir = _safe(f"{nginx.conf_dir}/objects")
@@ -330,6 +351,21 @@ def upstream_name(host: str, path: str) -> str:
     2.3 s (1.31.3)."""
     digest = _digest(host + path)
     return f"{digest}{'_' * (1 + int(digest[0], 16))}proxyctl"
+
+
+def connections_for(memory: int, workers: int) -> int:
+    """`worker_connections` for a host with so many bytes of memory: as many in all workers as fit into a quarter of it."""
+    each = memory // 4 // BYTES_OF_CONNECTION // max(1, workers)
+    return min(MOST_CONNECTIONS, max(LEAST_CONNECTIONS, _power_of_two(each + 1) // 2))
+
+
+def worker_limits(connections: int, hosts: int, open_files: int) -> tuple[int, int]:
+    """(worker_connections, worker_rlimit_nofile). `open_files`: the hard limit of nginx's processes, which they may not raise;
+    0 when it is not known."""
+    wanted = max(connections, _power_of_two(2 * hosts))
+    if not open_files:
+        return wanted, 2 * wanted
+    return min(wanted, open_files * 3 // 4), min(2 * wanted, open_files)
 
 
 def _marks(count: int) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from proxyctl.model import Container, EngineRefused, EngineUnavailable, Neighbours, NginxView
-from proxyctl.processes import Published, holder
+from proxyctl.processes import Published, hard_limit_of_open_files, holder
 
 CONF_DIR, BOOT_DIR, LOGS_DIR = "/etc/proxyctl/conf", "/etc/proxyctl/boot", "/var/log/nginx"
 """Where the three directories appear in a container that proxyctl creates."""
@@ -136,6 +136,7 @@ class Nginx(ABC):
             logs_dir=inside[2],
             neighbours=neighbours,
             container=str(raw["Id"]),
+            open_files=0 if host_network else hard_limit_of_open_files(int(raw["State"].get("Pid") or 0)),
         )
         return NginxInstance(
             id=str(raw["Id"]),
@@ -369,7 +370,16 @@ def _bindings(raw: Mapping[str, Any] | None) -> set[tuple[str, str, str]]:
 
 def bootstrap_view() -> NginxView:
     """What the very first configuration is rendered for, before there is an nginx to ask: the oldest one, knowing nothing."""
-    return NginxView((0,), {}, host_network=False, ipv6=False, conf_dir=CONF_DIR, runtime_dir=BOOT_DIR, logs_dir=LOGS_DIR)
+    return NginxView(
+        version=(0,),
+        networks={},
+        host_network=False,
+        ipv6=False,
+        conf_dir=CONF_DIR,
+        runtime_dir=BOOT_DIR,
+        logs_dir=LOGS_DIR,
+        open_files=hard_limit_of_open_files(0),
+    )
 
 
 def _run(raw: Mapping[str, Any]) -> tuple[str, str]:

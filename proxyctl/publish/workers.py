@@ -15,7 +15,10 @@ from proxyctl.publish.nginx import Engine, NginxInstance
 TITLE = "nginx: worker process"
 TABLES = ("tcp", "tcp6")
 ROW = re.compile(r"^ *\d+: (?P<ends>[0-9A-F]+:(?P<port>[0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4}) (?P<state>[0-9A-F]{2}) ", re.MULTILINE)
+LIMIT = re.compile(r"^\s*worker_connections\s+(\d+);", re.MULTILINE)
 LISTEN = "0A"
+OPEN = frozenset({"01", "02", "08"})
+"""ESTABLISHED, SYN_SENT, CLOSE_WAIT: those that a worker has among its connections."""
 CLOSING = frozenset({"04", "05", "09", "0B"})
 """FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING (Linux, include/net/tcp_states.h)."""
 
@@ -29,12 +32,30 @@ def closing(pids: Iterable[int]) -> frozenset[str]:
     """Connections that nginx has closed and their clients have not: the kernel may still have bytes for them. None when this
     process sees none of `pids`, its workers (that takes the host's process numbers).
     """
+    return closing_of(_tables(pids) or "")
+
+
+def open_connections(pids: Iterable[int]) -> int | None:
+    """The TCP connections of nginx, to clients and to targets, in a network namespace that only nginx uses. None when this
+    process sees none of `pids`, its workers."""
+    tables = _tables(pids)
+    return None if tables is None else sum(row["state"] in OPEN for row in ROW.finditer(tables))
+
+
+def connections_limit(main: str, serving: int) -> int | None:
+    """How many connections so many workers may have open, by the text of nginx.conf; None when that does not say it."""
+    found = LIMIT.search(main)
+    return int(found[1]) * serving if found else None
+
+
+def _tables(pids: Iterable[int]) -> str | None:
+    """tcp and tcp6 of /proc/net as the first visible worker has them."""
     for pid in pids:
         with suppress(OSError):
             if _is_worker(pid):
                 tables = (Path(f"/proc/{pid}/net/{name}") for name in TABLES)
-                return closing_of("".join(table.read_text(encoding="ascii") for table in tables if table.exists()))
-    return frozenset()
+                return "".join(table.read_text(encoding="ascii") for table in tables if table.exists())
+    return None
 
 
 def closing_of(tables: str) -> frozenset[str]:

@@ -28,10 +28,11 @@ WORKERS_WITHIN = 1.0
 
 log = structlog.get_logger()
 Workers = Callable[[], Awaitable[Sequence[NginxWorker]]]
+Connections = Callable[[Sequence[NginxWorker]], tuple[int, int] | None]
 
 
 class Front:
-    """`standing` and `workers` are asked when somebody looks; `page` gives the template's text."""
+    """`standing`, `workers` and `connections` (open ones and their limit) are read at each request; `page` gives the template."""
 
     def __init__(
         self,
@@ -40,8 +41,10 @@ class Front:
         workers: Workers,
         page: Callable[[], str],
         changes: Changes,
+        connections: Connections = lambda _: None,
     ) -> None:
         self._config = config
+        self._connections = connections
         self._workers = workers
         self._asking: asyncio.Task[Sequence[NginxWorker] | None] | None = None
         self._unix: listeners.UnixListener | None = None
@@ -78,7 +81,9 @@ class Front:
         self._feed.publish(b"event: cycle\ndata: " + msgspec.json.encode(cycle) + b"\n\n")
 
     async def _scrape(self, accept: str) -> tuple[bytes, str]:
-        return self.metrics.text(accept, await self._read_workers())
+        workers = await self._read_workers()
+        connections = await asyncio.to_thread(self._connections, workers) if workers else None
+        return self.metrics.text(accept, workers, connections)
 
     async def _read_workers(self) -> Sequence[NginxWorker] | None:
         """At most one question to the engine at a time, whoever scrapes; None when it does not answer soon."""

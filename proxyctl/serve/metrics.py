@@ -39,6 +39,8 @@ METRICS = {
     "proxyctl_rollbacks_total": "Versions that failed, by service and reason.",
     "proxyctl_drains_cut_total": "Old versions whose connections went on for too long and were cut, by service.",
     "proxyctl_rejections": "Routes that are not served because of their labels, by reason.",
+    "proxyctl_nginx_connections": "Open connections of nginx, to clients and to targets.",
+    "proxyctl_nginx_connections_limit": "How many connections the serving workers of nginx may have open.",
     "proxyctl_nginx_workers": "Worker processes of nginx; those shutting down serve connections of an earlier configuration.",
 }
 
@@ -114,9 +116,13 @@ class Metrics:
         self._actions.add(action)
         self._events.labels(action).inc()
 
-    def text(self, accept: str, workers: Iterable[NginxWorker] | None) -> tuple[bytes, str]:
-        """(body, content type) for a scrape. `workers`: None when nginx's processes could not be read."""
+    def text(
+        self, accept: str, workers: Iterable[NginxWorker] | None, connections: tuple[int, int] | None = None
+    ) -> tuple[bytes, str]:
+        """(body, content type) for a scrape. `workers`: None when nginx's processes could not be read. `connections`: open ones
+        and their limit, None when they could not be counted."""
         self._moment.workers = None if workers is None else list(workers)
+        self._moment.connections = connections
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # what prometheus_client makes of a version that is none
@@ -130,6 +136,7 @@ class _Moment(Collector):
     def __init__(self, standing: Callable[[], Standing]) -> None:
         self._standing = standing
         self.workers: list[NginxWorker] | None = None
+        self.connections: tuple[int, int] | None = None
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: registering must not read the standing."""
@@ -150,6 +157,9 @@ class _Moment(Collector):
             ending = sum(worker.shutting_down for worker in self.workers)
             values: dict[tuple[str, ...], int] = {("serving",): len(self.workers) - ending, ("shutting-down",): ending}
             yield _gauge("proxyctl_nginx_workers", values, "state")
+        if self.connections is not None:
+            yield _gauge("proxyctl_nginx_connections", {(): self.connections[0]})
+            yield _gauge("proxyctl_nginx_connections_limit", {(): self.connections[1]})
 
 
 def _gauge(name: str, values: Mapping[tuple[str, ...], float], *labels: str) -> Metric:

@@ -89,6 +89,7 @@ class Desk:
         self.held = Held()
         self.connected = True
         self.workers: Sequence[NginxWorker] = ()
+        self.connections: tuple[int, int] | None = (11, 8192)
         self.workers_after = 0.0
         self.template = (make.REPOSITORY / "templates" / "dashboard.html.j2").read_text(encoding="utf-8")
         self.port = free_port()
@@ -96,7 +97,9 @@ class Desk:
         self.config = Config(state=State(dir=str(directory)), api=Api(**(where | api)))
         self.place = standing.Place("1.2.3", "unix:///run/docker.sock", "proxyctl", resync=30.0, started_unix=1.0)
         self.changes = Changes(self.held)
-        self.front = Front(self.config, self._standing, self._workers, lambda: self.template, self.changes)
+        self.front = Front(
+            self.config, self._standing, self._workers, lambda: self.template, self.changes, lambda _: self.connections
+        )
         self._number = 0
 
     def _standing(self, history: History) -> standing.Standing:

@@ -118,7 +118,7 @@ class Expected:
                 "server",
                 (),
                 (
-                    *self.listen("reuseport", "backlog=4096"),
+                    *self.listen("reuseport", "backlog=4096", "so_keepalive=2m:30s:4"),
                     say("server_name starting.proxyctl.invalid"),
                     *self.sorry("503", STARTING),
                 ),
@@ -132,7 +132,15 @@ class Expected:
         return [
             *map(say, ("keepalive_timeout 75s", "keepalive_requests 10000")),
             *([say("keepalive_min_timeout 5s")] if self.view.version >= (1, 27, 4) else ()),
-            say("client_max_body_size 0"),
+            say("large_client_header_buffers 4 64k"),
+            Directive("client_body_timeout", (f"{self.settings.read_timeout}s",)),
+            Directive("send_timeout", (f"{self.settings.send_timeout}s",)),
+            Directive("client_max_body_size", (self.settings.client_max_body_size,)),
+            *(
+                map(say, ("client_body_buffer_size 128k", "limit_conn proxyctl_bodies 256"))
+                if self.settings.request_buffering
+                else ()
+            ),
             *([*believed, say("real_ip_recursive on")] if cidrs else ()),
             *map(say, ("proxy_headers_hash_max_size 2048", "proxy_headers_hash_bucket_size 128")),
             *self.headers("proxy"),
@@ -175,6 +183,17 @@ class Expected:
             seen = Directive("~^navigate |HTTP/2", ("1",))
             key = "$http_sec_fetch_mode $server_protocol"
             maps += [comment(why), Directive("map", (key, "$proxyctl_early_hints"), (nothing, seen))]
+        if self.settings.request_buffering:
+            why = "Requests whose body may go into a temporary file: of 100,000 bytes or more, or of a length that is not known."
+            kinds = (say("default 1"), Directive("~^:[0-9]{1,5}:", ("",)), Directive("~^::HTTP/1", ("",)))
+            source = "$http_transfer_encoding:$http_content_length:$server_protocol"
+            maps += [comment(why), say(f"map {source} $proxyctl_body", *kinds)]
+            maps += [say("limit_conn_zone $proxyctl_body zone=proxyctl_bodies:32k")]
+            maps += [
+                comment("Counts nothing, since the key is empty."),
+                Directive("map", ("", "$proxyctl_uncounted"), (nothing,)),
+            ]
+            maps += [say("limit_conn_zone $proxyctl_uncounted zone=proxyctl_streamed:32k")]
         if not cidrs:
             asked = "$request_port" if self.view.version >= (1, 29, 3) else "$proxyctl_request_port"
             return [
@@ -240,8 +259,27 @@ class Expected:
         return [Directive(f"{module}_set_header", item) for item in told.items()]
 
     def timing(self, module: str) -> list[Directive]:
-        said = ("connect_timeout 400ms", "read_timeout 300s", "send_timeout 300s", "next_upstream error timeout")
-        return [say(f"{module}_{text}") for text in (*said, "next_upstream_tries 5")]
+        how = self.settings
+        said = [
+            "connect_timeout 400ms",
+            f"read_timeout {how.read_timeout}s",
+            f"send_timeout {how.send_timeout}s",
+            "socket_keepalive on",
+            *(self.streaming() if module == "proxy" else ["buffer_size 32k"]),
+            "next_upstream error timeout",
+            "next_upstream_tries 5",
+        ]
+        return [say(f"{module}_{text}") for text in said]
+
+    def streaming(self) -> list[str]:
+        how = self.settings
+        return [
+            f"buffering {'on' if how.buffering else 'off'}",
+            "buffer_size 32k",
+            "buffers 8 32k",
+            "max_temp_file_size 0",
+            f"request_buffering {'on' if how.request_buffering else 'off'}",
+        ]
 
     def tls(self, module: str) -> list[Directive]:
         return [say(f"{module}_ssl_server_name on"), say(f"{module}_ssl_name $host")]
@@ -308,7 +346,8 @@ class Expected:
         upstream = f"{place.scheme}://{upstream_name(host, place.path)}"
         reuse = [say(f"{place.scheme[:-1].replace('http', 'proxy')}_ssl_session_reuse off")] if many_names(host, place) else []
         if place.scheme in ("grpc", "grpcs"):
-            return [*reuse, Directive("grpc_pass", (upstream,))]
+            streamed = [say("limit_conn proxyctl_streamed 1")] if self.settings.request_buffering else []
+            return [*reuse, *streamed, Directive("grpc_pass", (upstream,))]
         if not stripped(place):
             return [*reuse, Directive("proxy_pass", (upstream,))]
         prefix = Directive("set", ("$proxyctl_prefix", place.path))

@@ -96,6 +96,13 @@ MISTAKES = {
     "a port of a name": ("[nginx]\npublish = ['localhost:80:80']", "nginx.publish", "IP:HOST:CONTAINER"),
     "a port of UDP": ("[nginx]\npublish = ['443:443/udp']", "nginx.publish", "HOST:CONTAINER"),
     "a port that is none": ("[nginx]\npublish = ['0:80']", "nginx.publish", "HOST:CONTAINER"),
+    "buffered bodies of any size": (
+        "[nginx]\nclient_max_body_size = '0'",
+        "nginx.request_buffering needs nginx.client_max_body_size",
+        "how large one may be",
+    ),
+    "a size with a unit that nginx has not": ("[nginx]\nclient_max_body_size = '1t'", "nginx.client_max_body_size", "like"),
+    "a silence without end": ("[nginx]\nread_timeout = '30d'", "nginx.read_timeout", "from 1 to 604800"),
     "a network with host bits": ("[nginx]\ntrusted_proxies = ['10.0.0.1/8']", "nginx.trusted_proxies", "like 10.0.0.0/8"),
     "a network with a mask": ("[nginx]\ntrusted_proxies = ['10.0.0.0/255.0.0.0']", "nginx.trusted_proxies", "like 10.0.0.0/8"),
     "a network with a zone": ("[nginx]\ntrusted_proxies = ['fe80::%eth0/64']", "nginx.trusted_proxies", "like 10.0.0.0/8"),

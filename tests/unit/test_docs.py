@@ -356,7 +356,7 @@ def exposed_metrics() -> dict[str, tuple[str, set[str]]]:
         )
     )
     found: dict[str, tuple[str, set[str]]] = {}
-    for family in text_string_to_metric_families(metrics.text("", [])[0].decode()):
+    for family in text_string_to_metric_families(metrics.text("", [], (1, 2))[0].decode()):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         names = {label for sample in family.samples for label in sample.labels}
         if name.startswith("proxyctl_"):

@@ -151,6 +151,14 @@ async def test_workers_are_read_at_the_scrape(desk: Desk) -> None:
     assert (value("nginx_workers", state="serving"), value("nginx_workers", state="shutting-down")) == (2, 1)
 
 
+async def test_connections_are_shown_beside_their_limit_where_they_can_be_counted(desk: Desk) -> None:
+    value = await scrape(desk)
+    assert (value("nginx_connections"), value("nginx_connections_limit")) == (11, 8192)
+    desk.connections = None
+    value = await scrape(desk)
+    assert (value("nginx_connections"), value("nginx_connections_limit")) == (None, None)
+
+
 async def test_an_engine_that_hangs_holds_up_no_scrape_and_is_asked_once(desk: Desk) -> None:
     desk.workers_after = 30.0
     began = time.monotonic()

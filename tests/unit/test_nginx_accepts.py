@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib.util
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proxyctl.model import RouteTable, Scheme
-from proxyctl.plan.vhosts import NginxSettings
+from proxyctl.plan.vhosts import NginxSettings, connections_for
 from tests.rig import free_port
 from tests.unit import make, nginx_tree
 from tests.unit.asked import NEEDS_IPV6
 from tests.unit.make import location, routed, table
+from tests.unit.predicted import Expected, in_order
 
 
 def binary() -> Path:
@@ -153,6 +155,38 @@ def test_a_worker_has_connections_for_all_hosts_and_files_for_both_ends(hosts: i
     main = make.render(many).main
     assert f"worker_connections {connections};" in main
     assert f"worker_rlimit_nofile {2 * connections};" in main
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "workers", "connections"), [(1, 2, 4_096), (2, 2, 8_192), (8, 4, 16_384), (24, 2, 32_768), (512, 4, 32_768)]
+)
+def test_the_memory_of_the_host_decides_how_many_connections_a_worker_has(gigabytes: int, workers: int, connections: int) -> None:
+    assert connections_for(gigabytes << 30, workers) == connections
+
+
+def test_a_limit_of_open_files_is_not_exceeded(tmp_path: Path) -> None:
+    """nginx may not raise it, and complains at each start of a worker when told to."""
+    settings = replace(make.settings(), connections=32_768)
+    main = make.render(nginx=replace(nginx_tree.view(tmp_path), open_files=20_000), how=settings).main
+    assert "worker_connections 15000;" in main
+    assert "worker_rlimit_nofile 20000;" in main
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_limits_and_streaming_are_as_the_configuration_says(tmp_path: Path, *, streamed: bool) -> None:
+    how = replace(
+        make.settings(wait_after_boot=False),
+        read_timeout=7,
+        send_timeout=8,
+        buffering=streamed,
+        request_buffering=not streamed,
+        client_max_body_size="0" if streamed else "1m",
+    )
+    assert refusal(make.site(), tmp_path, how=how) == ""
+    view = nginx_tree.view(tmp_path / "read")
+    fileset = make.render(make.site(), view, how)
+    read = nginx_tree.parse(nginx_tree.write(fileset, tmp_path / "read"), comments=True)
+    assert in_order(read) == in_order(Expected(view, how).configuration(make.site(), fileset.digest))
 
 
 def test_more_names_than_the_hash_holds_by_default_fit_into_it(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def test_requests_are_passed_to_the_places_upstream_as_they_came(scheme: Scheme,
 @pytest.mark.parametrize("scheme", ["grpc", "grpcs"])
 def test_grpc_is_passed_as_grpc(scheme: Scheme, tmp_path: Path) -> None:
     server = sites(table(("a.example", location("/", routed(), scheme=scheme))), tmp_path)["a.example"]
-    assert server.one("location").block == (Directive("grpc_pass", (f"{scheme}://{upstream_name('a.example', '/')}",)),)
+    assert server.one("location").one("grpc_pass").args == (f"{scheme}://{upstream_name('a.example', '/')}",)
+    assert not server.one("location").all("proxy_pass")
 
 
 def test_a_stripped_path_is_cut_off_and_told_to_the_target(tmp_path: Path) -> None:
