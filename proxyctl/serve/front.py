@@ -89,8 +89,9 @@ class Front:
         """At most one question to the engine at a time, whoever scrapes; None when it does not answer soon."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask_workers())
-        done, _ = await asyncio.wait({self._asking}, timeout=WORKERS_WITHIN)
-        return self._asking.result() if done and not self._asking.cancelled() else None
+        asking = self._asking  # another scrape may begin the next question meanwhile
+        done, _ = await asyncio.wait({asking}, timeout=WORKERS_WITHIN)
+        return asking.result() if done and not asking.cancelled() else None
 
     async def _ask_workers(self) -> Sequence[NginxWorker] | None:
         try:
