@@ -392,6 +392,34 @@ def test_grpc_metadata_and_trailers_pass(controller: Controller, calls: str) -> 
     assert b"~" * 8_192 in blocks
 
 
+def test_requests_without_a_body_are_not_counted_as_bodies(controller: Controller, app: str) -> None:
+    """HTTP/2 clients send no length with a GET: 300 of them at once are more than bodies may be in files."""
+    clients = [connect(controller) for _ in range(3)]
+    block = b"".join(
+        field(*pair)
+        for pair in ((b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/late-3"), (b":authority", app.encode()))
+    )
+    try:
+        for client in clients:
+            requests = b"".join(frame(1, 5, number, block) for number in range(1, 200, 2))
+            client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0) + requests)
+        statuses = [status for client in clients for status in _statuses(client, 100)]
+    finally:
+        for client in clients:
+            client.close()
+    assert statuses == [0x88] * 300  # the table's entry for `:status: 200` (RFC 7541, appendix A)
+
+
+def _statuses(client: socket.socket, count: int) -> list[int]:
+    """The first byte of so many header blocks."""
+    stream, found = client.makefile("rb"), list[int]()
+    while len(found) < count and (head := stream.read(9)):
+        data = stream.read(int.from_bytes(head[:3], "big"))
+        if head[3] == 1:
+            found += [byte for byte in data if byte & 0xE0 != 0x20][:1]  # after changes of the table's size
+    return found
+
+
 # ---------------------------------------------------------------- many connections
 
 

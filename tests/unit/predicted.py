@@ -184,10 +184,14 @@ class Expected:
             key = "$http_sec_fetch_mode $server_protocol"
             maps += [comment(why), Directive("map", (key, "$proxyctl_early_hints"), (nothing, seen))]
         if self.settings.request_buffering:
-            why = "Requests whose body may go into a temporary file: of 100,000 bytes or more, or of a length that is not known."
-            kinds = (say("default 1"), Directive("~^:[0-9]{1,5}:", ("",)), Directive("~^::HTTP/1", ("",)))
-            source = "$http_transfer_encoding:$http_content_length:$server_protocol"
-            maps += [comment(why), say(f"map {source} $proxyctl_body", *kinds)]
+            which = (
+                "Requests whose body may go into a temporary file: of 100,000 bytes or more, or of a length that is not known."
+            )
+            by_method = "HTTP/2 does not say of a request that it has no body; by its method it is known."
+            uncounted = ("~^:[0-9]{1,5}:", "~^::HTTP/1", "~^::.* (GET|HEAD|OPTIONS|DELETE)$")
+            kinds = (say("default 1"), *(Directive(pattern, ("",)) for pattern in uncounted))
+            source = "$http_transfer_encoding:$http_content_length:$server_protocol $request_method"
+            maps += [comment(which), comment(by_method), Directive("map", (source, "$proxyctl_body"), kinds)]
             maps += [say("limit_conn_zone $proxyctl_body zone=proxyctl_bodies:32k")]
             maps += [
                 comment("Counts nothing, since the key is empty."),
