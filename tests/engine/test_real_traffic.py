@@ -8,6 +8,7 @@ import selectors
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.rig import LOOPBACK, Controller, Rig, free_port, until
 BASE = "proxyctl-testbed/base"
 
 SERVER = r"""
-import socket, socketserver, time
+import socket, socketserver, threading, time
 from http.server import BaseHTTPRequestHandler
 
 class Handler(BaseHTTPRequestHandler):
@@ -31,6 +32,9 @@ class Handler(BaseHTTPRequestHandler):
             for n in range(int(number)):
                 self.send_header("Set-Cookie", f"c{n}=" + "v" * 100)
         body = b"ok"
+        if kind == "refuse":
+            server.socket.shutdown(socket.SHUT_RDWR)
+            threading.Thread(target=lambda: (server.shutdown(), server.server_close())).start()
         if kind == "told":
             body = str(len(self.path) + len(self.headers.get("Cookie", ""))).encode()
         if kind == "bytes":
@@ -68,7 +72,9 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     allow_reuse_address = daemon_threads = True
     request_queue_size = 512
 
-Server(("", 80), Handler).serve_forever()
+server = Server(("", 80), Handler)
+server.serve_forever()
+threading.Event().wait()
 """
 
 HTTP2 = r"""
@@ -224,6 +230,29 @@ def test_an_upload_reaches_its_target_as_it_is_sent(streaming: Controller, app: 
         client.sendall(b"later")
         answer = b"".join(iter(lambda: client.recv(4096), b""))
     assert float(answer.rpartition(b"\r\n\r\n")[2]) < last_sent - 0.5
+
+
+def test_an_upload_is_whole_at_its_second_target(rig: Rig, controller: Controller, streaming: Controller) -> None:
+    """Half of the requests go to a target that refuses connections, and whose checks have not noticed yet."""
+    labels = {"host": "two.example", "service": "two", "port": "80"}
+    settings: dict[str, Any] = {"image": BASE, "args": ["python3", "-c", SERVER], "ExposedPorts": {"80/tcp": {}}}
+    boxes = rig.run_containers([{"labels": labels, "name": name, **settings} for name in ("two-a", "two-b")])
+    for proxy in (controller, streaming):
+        until(partial(_knows, proxy, [f"server {box.address}:80" for box in boxes]), 15, "two targets")
+        proxy.wait_for("two.example")
+    assert b" 200 " in get(streaming, "two.example", "/refuse")
+    for proxy in (controller, streaming) * 4:
+        with connect(proxy) as client:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: two.example\r\nContent-Length: 200000\r\nConnection: close\r\n\r\nfirst")
+            time.sleep(0.1)
+            client.sendall(b"x" * 199_995)
+            assert b" 200 " in client.recv(100)
+
+
+def _knows(controller: Controller, lines: list[str]) -> bool:
+    files = (controller.directory / "state/nginx/objects").rglob("*.conf")
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
+    return all(line in text for line in lines)
 
 
 def temporary_files(controller: Controller, rig: Rig) -> list[str]:
