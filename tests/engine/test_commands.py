@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.rig import Controller, Rig, until
+from tests.rig import LOOPBACK, Controller, Rig, until
 
 
 def proxyctl(controller: Controller, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -104,3 +105,20 @@ def test_health_is_answered_and_metrics_count_the_workers(controller: Controller
         samples = dict(line.rsplit(" ", 1) for line in response.read().decode().splitlines() if not line.startswith("#"))
     assert float(samples['proxyctl_nginx_workers{state="serving"}']) >= 1
     assert float(samples["proxyctl_config_in_sync"]) == 1
+
+
+def test_doctor_warns_before_the_connections_run_out(rig: Rig) -> None:
+    made = rig.controller({"nginx": {"worker_processes": 1, "worker_connections": 512}})
+
+    def finding() -> dict[str, Any]:
+        return next(check for check in answer(made, "doctor")["checks"] if check["what"] == "connections")
+
+    assert finding()["standing"] == "ok"
+    clients = [socket.create_connection((LOOPBACK, made.port), timeout=10) for _ in range(450)]
+    try:
+        until(lambda: finding()["standing"] == "warn", 10, "a warning")
+        assert " of 512 open (8" in finding()["found"]
+        assert "set nginx.worker_connections higher" in finding()["todo"]
+    finally:
+        for client in clients:
+            client.close()
