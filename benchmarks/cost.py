@@ -58,6 +58,10 @@ http {{
             proxy_set_header X-Real-IP $remote_addr;
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
             proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_buffering off;
+            proxy_buffer_size 32k;
+            proxy_buffers 8 32k;
+            proxy_max_temp_file_size 0;
         }}
     }}
 }}

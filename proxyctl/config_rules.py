@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _URL = r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~+@:=*/-]*)?"
 
+FEWEST_CONNECTIONS = 512
+"""nginx's own default. With a handful, a worker cannot even answer the controller's checks."""
+
 
 def port_mapping(text: str) -> tuple[str, int, int]:
     """`80:80`, `127.0.0.1:8080:80` or `[::1]:8080:80`."""
@@ -51,7 +54,7 @@ def check(config: Config) -> None:
             f"nginx.unknown_host: {values.shown(nginx.unknown_host)} is not an answer",
             'write "404", "421", "503", "closed" or a URL like "https://www.example/"',
         )
-    _check_bodies(nginx)
+    _check_limits(nginx)
     for what, text in (("nginx.container", nginx.container), ("discovery.label_prefix", config.discovery.label_prefix)):
         _of(what, values.name, text)
     for what, number, low, high in (
@@ -81,7 +84,11 @@ def check(config: Config) -> None:
         _check_claim(rule)
 
 
-def _check_bodies(nginx: Nginx) -> None:
+def _check_limits(nginx: Nginx) -> None:
+    if 0 < nginx.worker_connections < FEWEST_CONNECTIONS:
+        raise values.BadValue(
+            f"nginx.worker_connections = {nginx.worker_connections} is too few", f"write 0, or {FEWEST_CONNECTIONS} or more"
+        )
     if not re.fullmatch(r"[0-9]{1,9}[kmgKMG]?", nginx.client_max_body_size, re.ASCII):
         raise values.BadValue(
             f"nginx.client_max_body_size: {values.shown(nginx.client_max_body_size)} is not a size", 'write a size like "100m"'

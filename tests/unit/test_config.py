@@ -102,6 +102,7 @@ MISTAKES = {
         "how large one may be",
     ),
     "a size with a unit that nginx has not": ("[nginx]\nclient_max_body_size = '1t'", "nginx.client_max_body_size", "like"),
+    "a worker without connections": ("[nginx]\nworker_connections = 1", "nginx.worker_connections = 1 is too few", "512"),
     "a silence without end": ("[nginx]\nread_timeout = '30d'", "nginx.read_timeout", "from 1 to 604800"),
     "a network with host bits": ("[nginx]\ntrusted_proxies = ['10.0.0.1/8']", "nginx.trusted_proxies", "like 10.0.0.0/8"),
     "a network with a mask": ("[nginx]\ntrusted_proxies = ['10.0.0.0/255.0.0.0']", "nginx.trusted_proxies", "like 10.0.0.0/8"),
