@@ -38,7 +38,7 @@ class Listening:
         end = time.monotonic() + within
         return list(iter(lambda: self._next(max(0.0, end - time.monotonic())), None))
 
-    def wait_for(self, name: str, text: str = "", within: float = 10.0) -> list[Fields]:
+    def wait_for(self, name: str, text: str = "", within: float = 30.0) -> list[Fields]:
         """All that comes until a datagram has the field, with `text` in it; that one included."""
         taken: list[Fields] = []
         end = time.monotonic() + within
