@@ -17,6 +17,8 @@ from tests.relay import Call, Relay
 from tests.rig import Box, Controller, Rig, until
 
 ROOT = Path(__file__).parents[2]
+LOGS = {"GET /containers/{id}/logs"}
+"""Read when nginx is slow to take a reload, so not in every run."""
 ZONE = "limit_req_zone ${} zone=own:1m rate=1r/s;\nserver {{ listen 80; server_name {}.example; return 200 {}; }}\n"
 
 
@@ -117,7 +119,7 @@ def test_with_create_and_join_it_needs_what_the_table_says(rig: Rig, relay: Rela
     until(lambda: "POST /networks/{id}/disconnect" in asked(relay), YOUNG + 5, "nginx to leave the network")
     controller.stop()
     assert refused(relay) == []
-    assert asked(relay) == permitted.keys() - {"GET /containers/{id}/logs"}
+    assert asked(relay) | LOGS == permitted.keys() | LOGS
 
 
 def test_an_image_is_asked_for_only_where_that_is_allowed(rig: Rig, relay: Relay) -> None:
