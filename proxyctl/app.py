@@ -47,6 +47,7 @@ from proxyctl.serve.history import History
 from proxyctl.serve.log import CycleLog
 from proxyctl.serve.notify import Notifier, Systemd
 from proxyctl.state import StateStore
+from proxyctl.traces import Traces
 from proxyctl.versions import Settings
 
 log = structlog.get_logger()
@@ -200,7 +201,9 @@ class App:
         self.events = events.EngineEvents(self.engine, self.wakes, self._noted)
         self.inventory = Inventory(self.engine, config.discovery.label_prefix, self.wakes.post)
         self.started = time.time()
-        self._sinks: list[Callable[[CycleReport], None]] = [CycleLog()]
+        cycle_log = CycleLog()
+        self._sinks: list[Callable[[CycleReport], None]] = [cycle_log]
+        self.traces = Traces(self.engine, self.inventory, cycle_log, self.started)
         self.front: Front | None = None
         self.controller: Controller | None = None
         self.systemd: Systemd | None = None
@@ -216,7 +219,11 @@ class App:
         nginx = self.controller.nginx if self.controller else None
         told, label = event.labels or {}, f"{self.config.discovery.label_prefix}.nginx"
         named = told.get("name") == self.config.nginx.container or told.get(label) == "true"
-        if not named and (nginx is None or nginx.id != event.container_id):
+        is_nginx = named or (nginx is not None and nginx.id == event.container_id)
+        self.traces.note(event, is_nginx=is_nginx)
+        if event.action == "oom":
+            return
+        if not is_nginx:
             self.inventory.note(event)
         elif not (event.action == "kill" and event.signal == HUP):
             self.wakes.post(Wake((f"{event.action} nginx",), nginx=True, urgent=event.action == "die", at=time.monotonic()))
@@ -224,6 +231,8 @@ class App:
     def _told(self, report: CycleReport) -> None:
         for sink in self._sinks:
             sink(report)
+        if self.controller:
+            self.traces.look(self.controller)
         before = self._offered
         if self._offered and self.controller:
             if self.controller.policy is self._offered:
@@ -279,6 +288,7 @@ class App:
             wakes=self.wakes,
             stop=self.engine.stop,
         )
+        self.traces.resume(state.nginx_run)
         self.controller = Controller(parts, policy, state, self._told)
         return self.controller
 
@@ -329,6 +339,8 @@ class App:
                 connected=self.events.connected,
                 waiting=waiting,
                 configuration=self.configuration,
+                runs=self.traces.runs,
+                exits=self.traces.exits,
             )
 
         return read
@@ -354,16 +366,26 @@ class App:
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. nginx goes on with what is live."""
         stop, hangup = asyncio.Event(), asyncio.Event()
-        for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
-            asyncio.get_running_loop().add_signal_handler(number, event.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
+        signals: list[str] = []
+
+        def end(name: str) -> None:
+            signals.append(name)
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, end, number.name)
         memory.settle()
         controller = await self.build()
         front = self.front = self._build_front(controller)
         read = self._standing(controller)
         systemd = self.systemd = Systemd(Notifier(os.environ), lambda: read(front.history))
         self._sinks += [*front.sinks, systemd]
+        listening = False
         try:
             await self._listen(front)
+            listening = True
+            self.traces.begin(front.history, front.metrics)
             asyncio.get_running_loop().call_later(CONNECTS_WITHIN, self._start_anyway)
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -383,6 +405,8 @@ class App:
                 for task in tasks:
                     task.cancel()
         finally:
+            if listening:
+                self.traces.end(signals[0] if signals else "")
             await self.close()
 
     async def _listen(self, front: Front) -> None:
@@ -408,6 +432,7 @@ class App:
             self.wakes.post(Wake(("start",), relist=True))
 
     async def close(self) -> None:
+        self.traces.close()
         if self.front:
             await self.front.close()
         if self.controller:

@@ -70,6 +70,8 @@ class Controller:
         """The latest configuration that was not taken over, and why."""
         self._unreadable = ""
         """Why the latest configuration could not be read, until it is reported."""
+        self._runs: bool | None = None
+        """Whether nginx runs, as of the latest look; None before one that could tell."""
         self.silence = ""
         """Why nginx does not answer its clients, as of the latest look; empty while it does."""
         self.beat = time.monotonic()
@@ -96,6 +98,11 @@ class Controller:
     async def answers(self, address: tuple[str, int]) -> bool:
         """Whether nginx answers a new connection to one of its addresses."""
         return await self._parts.reloader.answers(address)
+
+    @property
+    def nginx_up(self) -> bool | None:
+        """Whether nginx runs and answers its clients; None while nothing is known of it."""
+        return self._runs and not self.silence
 
     @property
     def drain(self) -> DrainPhase:
@@ -239,7 +246,7 @@ class Controller:
             await leaving
             self.plan = self._with_refusals(plan, nginx)
         self._roll_on(nginx, plan)
-        self._remember(course, plan, fileset)
+        self._remember(course, plan, fileset, nginx)
         self._stops.begin(self.rollouts.to_stop & self.rollouts.retiring)
         self.rollouts.to_stop.clear()
         if plan.ahead is not plan.table:
@@ -260,8 +267,9 @@ class Controller:
             raise snapshot
         self.snapshot = snapshot
         if isinstance(nginx, BaseException):
+            self._runs = False if isinstance(nginx, NginxMissing) else self._runs
             raise nginx
-        self.nginx, self._has_left = nginx, False
+        self.nginx, self._has_left, self._runs = nginx, False, True
         return nginx
 
     async def _follow_drain(self, nginx: NginxInstance) -> None:
@@ -418,7 +426,7 @@ class Controller:
         _, new = identity.between(self.published.vhosts, table.vhosts)
         self._save(live_targets=self.state.live_targets.union(generations.carrying(new)))
 
-    def _remember(self, course: Course, plan: Plan, fileset: FileSet) -> None:
+    def _remember(self, course: Course, plan: Plan, fileset: FileSet, nginx: NginxInstance) -> None:
         self._waiting = (self._waiting or time.monotonic()) if plan.holding and course.result != "live" else 0.0
         if time.monotonic() - self._waiting < WRITTEN_WITHIN:
             return
@@ -436,6 +444,7 @@ class Controller:
             fallback_hosts=fallback.table.vhosts,
             fallback_files=fallback.files,
             rollouts=dict(self.rollouts.states),
+            nginx_run=f"{nginx.id} {nginx.started_at}",
         )
 
     def _save(self, **changes: Any) -> None:

@@ -100,6 +100,38 @@ class EngineEvent:
     labels: Mapping[str, str] | None = None
     network: str = ""
     """Its name, for network events."""
+    exit_code: int | None = None
+    """Of a container that died."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a container ended the last time."""
+
+    code: int | None
+    """Its exit status, None where the engine did not tell it."""
+    out_of_memory: bool = False
+    """The kernel killed it, or a process in it, since its memory limit was reached."""
+    restarts: int = 0
+    """How often the engine has restarted it by its restart policy."""
+    requested: bool = False
+    """It was sent a signal to end."""
+
+    @property
+    def verb(self) -> str:
+        """`was stopped`, `exited with status 3`: what follows the name of the container."""
+        return f"{self}" if str(self).startswith("exited") else f"was {self}"
+
+    def __str__(self) -> str:
+        status = "" if self.code is None else f"status {self.code}"
+        if self.out_of_memory:
+            how = f"killed, out of memory ({status})" if status else "killed, out of memory"
+        elif self.requested:
+            how = f"stopped ({status})" if status else "stopped"
+        else:
+            how = f"exited with {status}" if status else "exited"
+        times = "once" if self.restarts == 1 else f"{self.restarts} times"
+        return f"{how}, restarted {times}" if self.restarts else how
 
 
 @dataclass(frozen=True, slots=True)

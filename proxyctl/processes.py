@@ -33,6 +33,14 @@ def family(parent: int, proc: Path = PROC) -> list[tuple[int, str]]:
     return found
 
 
+def booted_unix(proc: Path = PROC) -> float:
+    """When this host was booted, as Unix time in whole seconds; 0 where /proc does not tell."""
+    with suppress(OSError):
+        if found := re.search(r"^btime (\d+)$", (proc / "stat").read_text(encoding="ascii"), re.MULTILINE):
+            return float(found[1])
+    return 0.0
+
+
 def hard_limit_of_open_files(master: int, proc: Path = PROC) -> int:
     """Of nginx's processes, whose master has this number on the host. In a container the controller may not see it; then its own
     limit stands for it, since the engine gives both the same unless told otherwise."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from proxyctl.model import Rejection
+from proxyctl.model import Exit, Rejection
 from proxyctl.versions import FailureReason
 
 
@@ -51,7 +51,7 @@ CycleResult = Literal["unchanged", "tested", "live", "refused", "restored", "unr
 
 @dataclass(frozen=True, slots=True)
 class CycleReport:
-    """One cycle: the only thing that the log, the metrics, the API and the page are told."""
+    """One cycle, as the log, the metrics, the API and the page are told of it."""
 
     number: int
     at_unix: float
@@ -77,3 +77,23 @@ class CycleReport:
     """Services whose version failed, and why."""
     drains_cut: tuple[str, ...] = ()
     """Services whose connections to the old version were cut, because they went on for too long."""
+
+
+IncidentKind = Literal[
+    "controller-started", "controller-stopped", "nginx-adopted", "nginx-started", "nginx-exited", "target-exited"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Something that happened outside of a cycle and that an operator may look for later."""
+
+    kind: IncidentKind
+    at_unix: float
+    subject: str
+    """The container, or proxyctl itself."""
+    text: str
+    service: str = ""
+    exit: Exit | None = None
+    expected: bool = True
+    """Somebody wanted it; otherwise it is a warning."""

@@ -54,6 +54,8 @@ class State:
     """No version is swapped in until an operator says so."""
     drain: Drain | None = None
     """Since when the host is to be left; None when it is not."""
+    nginx_run: str = ""
+    """The nginx that ran last: the id of its container and when it was started."""
 
 
 PORTABLE = ("owners", "rollouts", "frozen")

@@ -55,7 +55,9 @@ def events(options: Options, *, as_json: bool) -> int:
 
 def _show(cycle: Cycle) -> None:
     took = f" in {cycle.event_to_live * 1000:.0f} ms" if cycle.event_to_live is not None else ""
-    say(line((f"{clock(cycle.at_unix)} ", "dim"), (cycle.result, cycle.result), (took, "dim")))
+    word = cycle.incident or cycle.result
+    times = f", {cycle.times} times since {clock(cycle.first_unix)}" if cycle.times > 1 else ""
+    say(line((f"{clock(cycle.at_unix)} ", "dim"), (word, cycle.result), (took, "dim"), (times, "dim")))
     for text in _lines(cycle):
         say(f"  {text}")
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from proxyctl.serve.swaps import Rollout
     from proxyctl.serve.views import Route, Status
 
+MOST_ENDED = 2
+"""Containers that have ended, told of in one line."""
+
 
 @click.command(cls=Command)
 @click.option("--watch", is_flag=True, help="Again every second, until Ctrl-C.")
@@ -78,8 +81,11 @@ def headline(status: Status, now: float) -> str:
 
 def _row(route: Route) -> tuple[str | Text, ...]:
     worst = next((t for t in route.targets if t.state != "healthy" and t.reason and t.state != "down"), None)
+    ended = () if route.state == "ok" else tuple(t for t in route.targets if t.state == "down" and t.exited)
     notes = [] if route.live else ["not live"]
     notes += [f"{worst.container}: {worst.reason}"] if worst else []
+    notes += [f"{t.container} {t.exited}" for t in ended[:MOST_ENDED]]
+    notes += [f"{len(ended) - MOST_ENDED} more ended"] if len(ended) > MOST_ENDED else []
     return route.place, route.service, route.shown_targets, styled(route.state, route.state), styled("; ".join(notes), "dim")
 
 

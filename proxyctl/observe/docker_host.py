@@ -23,12 +23,13 @@ import requests
 from docker.context import ContextAPI
 from docker.utils import kwargs_from_env
 
-from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable
+from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Exit
 from proxyctl.observe.engine_json import (
     NOT_UNDERSTOOD,
     json_lines,
     json_object,
     read_events,
+    read_exit,
     read_inspected,
     read_listed,
     read_titles,
@@ -38,7 +39,7 @@ from proxyctl.processes import Published, family
 
 T = TypeVar("T")
 
-CONTAINER_ACTIONS = ("create", "start", "kill", "die", "pause", "unpause", "rename", "destroy", "health_status")
+CONTAINER_ACTIONS = ("create", "start", "kill", "die", "pause", "unpause", "rename", "destroy", "health_status", "oom")
 PODMAN_ACTIONS = ("died", "remove")
 """What Podman's filter of events takes instead of `die` and `destroy` (4.3.1). Docker has no such events."""
 NETWORK_ACTIONS = ("connect", "disconnect")
@@ -193,6 +194,10 @@ class DockerHost:
     async def inspect_raw(self, container: str) -> Mapping[str, Any] | None:
         """What the engine says of one container, as it says it."""
         return await self._inspect(container, json_object)
+
+    async def last_exit(self, container: str) -> Exit | None:
+        """How a container ended the last time; None when it never has, or is gone."""
+        return await self._inspect(container, read_exit, "inspect")
 
     async def published_ports(self) -> list[Published]:
         """Ports of the host that lead to running containers."""

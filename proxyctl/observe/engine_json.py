@@ -18,7 +18,7 @@ from typing import Any, cast, get_args
 import msgspec
 import structlog
 
-from proxyctl.model import Container, ContainerState, DockerHealth, EngineEvent
+from proxyctl.model import Container, ContainerState, DockerHealth, EngineEvent, Exit
 
 NOT_UNDERSTOOD = (
     AttributeError,
@@ -35,6 +35,8 @@ LONGEST_EVENT = 4 << 20
 """Bytes. An event has all labels of its container."""
 
 STATUS = b'"Status":"'
+ENDS = ("die", "died")
+"""Actions of a container that has ended, in Docker's and in Podman's word."""
 
 log = structlog.get_logger()
 
@@ -94,8 +96,23 @@ def read_event(raw: Any) -> EngineEvent | None:
     number = _signal_number(attributes.get("signal", "")) if action == "kill" else 0
     labels = attributes if kind == "container" else None  # the engine mixes them with the container's name and image
     network = attributes.get("name") or "" if kind == "network" else ""
-    fields = (action.partition(":")[0], container_id, number, labels, network)
+    code = _exit_code(attributes) if kind == "container" and action in ENDS else None
+    fields = (action.partition(":")[0], container_id, number, labels, network, code)
     return msgspec.convert(dict(zip(EngineEvent.__slots__, fields, strict=True)), EngineEvent)
+
+
+def _exit_code(attributes: Mapping[str, Any]) -> int | None:
+    text = str(attributes.get("exitCode") or attributes.get("containerExitCode") or "")
+    return int(text) if re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) else None
+
+
+def read_exit(raw: Any) -> Exit | None:
+    """How the container ended the last time; None when it never has. While it runs again, the engine tells no exit status."""
+    state, restarts = json_object(raw).get("State") or {}, raw.get("RestartCount") or 0
+    ended = str(state.get("FinishedAt") or "")[:4] not in ("", "0001")
+    code = None if state.get("Running") and state.get("Status") != "restarting" else state.get("ExitCode")
+    found = {"code": code, "out_of_memory": bool(state.get("OOMKilled")), "restarts": restarts}
+    return msgspec.convert(found, Exit) if ended else None
 
 
 def read_titles(raw: Any) -> list[tuple[int, str]]:

@@ -97,6 +97,16 @@ class Inventory:
         """`always`: a worker of nginx lives that knows an address which its container has left."""
         self._addresses_matter = math.inf if always else min(self._addresses_matter, time.monotonic() + REUSE_WITHIN)
 
+    def known(self, container_id: str) -> Container | None:
+        """The container as it was read last, and changed by events since."""
+        return self._known.get(container_id)
+
+    def is_ours(self, event: EngineEvent) -> bool:
+        """Whether its container has a label of ours."""
+        known = self._known.get(event.container_id)
+        labels = event.labels or (known.labels if known else {})
+        return any(key.startswith(self._prefix) for key in labels)
+
     def _concerns(self, event: EngineEvent) -> bool:
         """Whether it can change what is routed: its container has a label of ours or lends its network."""
         known = self._known.get(event.container_id)

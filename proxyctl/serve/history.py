@@ -1,4 +1,5 @@
-"""CycleReports -> what is worth remembering: the cycles that changed something or failed, the newest 500, and a file of them.
+"""CycleReports and Incidents -> what is worth remembering: cycles that changed something or failed, starts and ends of nginx, of
+targets and of the controller; the newest 500, and a file of them. What happens again and again is one entry with a count.
 
 The file only helps people: when it cannot be read or written, that is logged once and nothing else happens.
 """
@@ -6,21 +7,31 @@ The file only helps people: when it cannot be read or written, that is logged on
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 import structlog
 
 from proxyctl.model import Rejection
-from proxyctl.report import CycleReport, CycleResult, essence
+from proxyctl.report import CycleReport, CycleResult, Incident, IncidentKind, essence
 
 KEEP = 500
 ROTATE_AT = 1 << 20
 """Bytes; what is older moves to the file's `.1`, and the `.1` before it goes."""
 MOST_LISTED = 50
 """Changes and rejections listed in one entry."""
+AGAIN_WITHIN = 600.0
+"""Seconds within which the same changes count as the same entry."""
+INCIDENT_AGAIN_WITHIN: Mapping[IncidentKind, float] = {
+    "controller-started": 60.0,
+    "controller-stopped": 60.0,
+    "nginx-adopted": 60.0,
+    "nginx-started": 600.0,
+    "nginx-exited": 600.0,
+    "target-exited": 3600.0,
+}
 
 log = structlog.get_logger()
 
@@ -45,6 +56,19 @@ class Cycle:
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     event_to_live: float | None = None
+    incident: IncidentKind | None = None
+    """Set when the entry is about something that happened outside of a cycle: `changes` says what, `number` is that of the cycle
+    before."""
+    subject: str = ""
+    """The container of the incident."""
+    exit_code: int | None = None
+    out_of_memory: bool = False
+    restarts: int = 0
+    """By the restart policy of the container, as the engine counts them."""
+    times: int = 1
+    """How often the same has happened; `at_unix` is when it happened last, and the rest is as it was then."""
+    first_unix: float = 0.0
+    """When it happened first; 0 when that was the only time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +86,8 @@ class History:
         self._latest: tuple[object, ...] = ()
         self._torn = False
         self._told = False
+        self._number, self._digest = 0, ""
+        """Of the latest cycle."""
         self.listeners: list[Callable[[Cycle], None]] = []
         self.in_sync = False
         """As of the latest cycle."""
@@ -89,7 +115,31 @@ class History:
             or report.declined
             or not (again or (report.result in ("unchanged", "tested") and not report.error))
         ):
-            self._keep(_entry(report, came, went))
+            alone = bool(report.retired or report.rollouts or report.declined)
+            self._keep(_entry(report, came, went), every=True, alone=alone)
+        self._number, self._digest = report.number, report.digest
+
+    def record(self, incident: Incident) -> Cycle:
+        """Remembers it, and returns the entry that counts it."""
+        end = incident.exit
+        return self._keep(
+            Cycle(
+                number=self._number,
+                at_unix=round(incident.at_unix, 3),
+                result="unchanged",
+                digest=self._digest,
+                changes=(incident.text,),
+                incident=incident.kind,
+                subject=incident.subject,
+                exit_code=end.code if end else None,
+                out_of_memory=bool(end and end.out_of_memory),
+                restarts=end.restarts if end else 0,
+            )
+        )
+
+    def latest(self, *kinds: IncidentKind) -> Cycle | None:
+        """The newest entry of these kinds."""
+        return next((entry for entry in reversed(self._entries) if entry.incident in kinds), None)
 
     def _follow(self, report: CycleReport) -> None:
         in_sync = not report.error
@@ -103,9 +153,12 @@ class History:
 
     # ------------------------------------------------------------ the file
 
-    def _keep(self, entry: Cycle) -> None:
-        self._entries.append(entry)
-        if self._file:
+    def _keep(self, entry: Cycle, *, every: bool = False, alone: bool = False) -> Cycle:
+        """Of what happens again and again, the file and the listeners get the 1st, 2nd, 4th, 8th time and so on. `every`: the
+        listeners get each one, without the count. `alone`: it is never counted with others."""
+        plain, entry = entry, self._counted(entry, None if alone else _sameness(entry))
+        rare = entry.times & (entry.times - 1) == 0
+        if self._file and rare:
             try:
                 self._append(self._file, msgspec.json.encode(entry) + b"\n")
             except OSError as error:
@@ -113,8 +166,21 @@ class History:
                 self._tell(f"{self._file} is not written: {error.strerror}")
             else:
                 self._told = False
-        for listener in self.listeners:
-            listener(entry)
+        if every or rare:
+            for listener in self.listeners:
+                listener(plain if every else entry)
+        return entry
+
+    def _counted(self, entry: Cycle, same: tuple[object, ...] | None) -> Cycle:
+        """Takes the entry in, in place of the one that it repeats."""
+        within = INCIDENT_AGAIN_WITHIN[entry.incident] if entry.incident else AGAIN_WITHIN
+        recent = (old for old in reversed(self._entries) if abs(entry.at_unix - old.at_unix) < within)
+        before = next((old for old in recent if _sameness(old) == same), None) if same else None
+        if before:
+            entry = replace(entry, times=before.times + 1, first_unix=before.first_unix or before.at_unix)
+            self._entries.remove(before)
+        self._entries.append(entry)
+        return entry
 
     def _append(self, file: Path, line: bytes) -> None:
         if file.exists() and file.stat().st_size + len(line) > ROTATE_AT:
@@ -133,7 +199,14 @@ class History:
                 self._tell(f"{path} is not read: {error.strerror}")
                 continue
             self._torn = bool(raw) and not raw.endswith(b"\n")  # by an end in the middle of a write
-            self._entries.extend(entry for entry in map(_decoded, raw.splitlines()[-KEEP:]) if entry)
+            for entry in filter(None, map(_decoded, raw.splitlines()[-KEEP:])):
+                if entry.times > 1:
+                    earlier = next((old for old in reversed(self._entries) if _is_earlier(old, entry)), None)
+                    if earlier:
+                        self._entries.remove(earlier)
+                self._entries.append(entry)
+        if self._entries:
+            self._number = self._entries[-1].number
 
     def _tell(self, problem: str) -> None:
         if not self._told:
@@ -158,6 +231,19 @@ def _entry(report: CycleReport, came: frozenset[Rejection], went: frozenset[Reje
         stages={stage: round(seconds, 4) for stage, seconds in report.stages.items()},
         event_to_live=None if report.event_to_live is None else round(report.event_to_live, 4),
     )
+
+
+def _sameness(entry: Cycle) -> tuple[object, ...] | None:
+    """What entries have in common that are counted as one; None for one that is always on its own."""
+    if entry.incident:
+        return entry.incident, entry.subject
+    plain = entry.result == "live" and not (entry.rejected or entry.settled or entry.error)
+    return ("live", entry.changes) if plain and entry.changes else None
+
+
+def _is_earlier(old: Cycle, new: Cycle) -> bool:
+    """Whether the file has `new` as a later state of the same entry."""
+    return _sameness(old) == _sameness(new) and new.first_unix in (old.first_unix, old.at_unix)
 
 
 def _declined(report: CycleReport) -> tuple[str, ...]:

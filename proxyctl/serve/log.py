@@ -1,4 +1,4 @@
-"""CycleReport -> one log line with its reason: readable on a terminal, JSON otherwise."""
+"""CycleReport, Incident -> one log line with its reason: readable on a terminal, JSON otherwise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import stamina
 import structlog
 
 from proxyctl.model import Rejection
-from proxyctl.report import CycleReport, essence
+from proxyctl.report import CycleReport, Incident, essence
 
 
 def configure() -> None:
@@ -42,6 +42,22 @@ class CycleLog:
         self._log = structlog.get_logger()
         self._rejections: frozenset[Rejection] = frozenset()
         self._error = ""
+
+    def incident(self, incident: Incident, times: int) -> None:
+        """`times`: how often it has happened lately. What happens again and again is written the 1st, 2nd, 4th, 8th time."""
+        if times & (times - 1):
+            return
+        of_controller = incident.kind in ("controller-started", "controller-stopped")
+        facts: dict[str, object] = {} if of_controller else {"container": incident.subject}
+        if incident.service:
+            facts["service"] = incident.service
+        if incident.exit:
+            facts |= {"exit_code": incident.exit.code, "out_of_memory": incident.exit.out_of_memory}
+            facts["restarts"] = incident.exit.restarts
+        if times > 1:
+            facts["times"] = times
+        write = self._log.info if incident.expected else self._log.warning
+        write(incident.kind.replace("-", " "), what=incident.text, **facts)
 
     def __call__(self, report: CycleReport) -> None:
         facts = {"cycle": report.number, "reasons": "; ".join(report.reasons)}

@@ -1,4 +1,5 @@
-"""CycleReports and the current Standing -> Prometheus metrics. `METRICS` is the reference: docs/metrics.md is tested against it.
+"""CycleReports, Incidents and the current Standing -> Prometheus metrics. `METRICS` is the reference: docs/metrics.md is tested
+against it.
 
 What happened is counted as it is reported; what is the case is read at the scrape. No label has unbounded values: services past
 the first 500 are one, `other`.
@@ -8,19 +9,19 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import get_args
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from proxyctl.fileset import NginxWorker
 from proxyctl.model import RejectionReason, TargetState
-from proxyctl.report import CycleReport, CycleResult
+from proxyctl.report import CycleReport, CycleResult, Incident
 from proxyctl.serve import views
 from proxyctl.serve.standing import Standing
-from proxyctl.versions import Phase
+from proxyctl.versions import FailureReason, Phase
 
 METRICS = {
     "proxyctl_build_info": "The version that runs, as a label; always 1.",
@@ -34,11 +35,17 @@ METRICS = {
     "proxyctl_config_last_live_timestamp_seconds": "When a configuration was last proved live.",
     "proxyctl_config_last_reload_successful": "1 while configuration, templates and hand-written vhosts are in effect.",
     "proxyctl_config_last_reload_success_timestamp_seconds": "When all of them were last taken over.",
+    "proxyctl_service_state": "1 for the worst state of the routes of a service.",
     "proxyctl_targets": "Targets, by service, version and state.",
+    "proxyctl_target_exits_total": "Ends of containers of a service, by reason.",
     "proxyctl_rollout_state": "1 for the state that the versions of a service are in.",
+    "proxyctl_rollouts_frozen": "1 while no version may be rolled out, by an operator's word.",
     "proxyctl_rollbacks_total": "Versions that failed, by service and reason.",
     "proxyctl_drains_cut_total": "Old versions whose connections went on for too long and were cut, by service.",
     "proxyctl_rejections": "Routes that are not served because of their labels, by reason.",
+    "proxyctl_nginx_up": "1 while nginx runs and answers.",
+    "proxyctl_nginx_starts_total": "Starts of nginx that the controller has seen.",
+    "proxyctl_nginx_start_time_seconds": "When nginx was started, as Unix time.",
     "proxyctl_nginx_connections": "Open connections of nginx, to clients and to targets.",
     "proxyctl_nginx_connections_limit": "How many connections the serving workers of nginx may have open.",
     "proxyctl_nginx_workers": "Worker processes of nginx; those shutting down serve connections of an earlier configuration.",
@@ -52,6 +59,9 @@ STAGES = frozenset({"read", "plan", "join", "render", "test", "promote", "prove"
 STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
 LIVE_BUCKETS = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
 OTHER = "other"
+STARTS = "proxyctl_nginx_starts_total"
+ExitReason = Literal["stopped", "exited", "out-of-memory"]
+"""stopped: it was sent a signal to end; exited: it ended by itself."""
 
 
 class Metrics:
@@ -69,6 +79,7 @@ class Metrics:
         self._to_live = self._histogram("proxyctl_event_to_live_seconds", LIVE_BUCKETS, [])
         self._rollbacks = self._counter("proxyctl_rollbacks_total", ["service", "reason"])
         self._cut = self._counter("proxyctl_drains_cut_total", ["service"])
+        self._exits = self._counter("proxyctl_target_exits_total", ["service", "reason"])
         self._named: set[str] = set()
         name = "proxyctl_config_last_live_timestamp_seconds"
         self._last_live = Gauge(name, METRICS[name], registry=self._registry)
@@ -76,6 +87,7 @@ class Metrics:
             self._cycles.labels(result)
         for result in ("live", "restored"):
             self._reloads.labels(result)
+        self._standing = standing
         self._moment = _Moment(standing)
         self._registry.register(self._moment)
         ProcessCollector(registry=self._registry)
@@ -102,6 +114,23 @@ class Metrics:
             self._last_live.set(report.at_unix)
         self._digest = report.digest
 
+    def incident(self, incident: Incident) -> None:
+        end = incident.exit
+        if incident.kind == "target-exited" and end:
+            reason: ExitReason = "out-of-memory" if end.out_of_memory else "stopped" if end.requested else "exited"
+            self._exits.labels(self._service(incident.service), reason).inc()
+
+    def _begin_at_zero(self) -> None:
+        """To Prometheus, a series that begins with 1 has not increased: counters are there before they count."""
+        standing = self._standing()
+        for name in sorted(views.service_names(standing)):
+            for reason in get_args(ExitReason):
+                self._exits.labels(self._service(name), reason)
+        for told in standing.rollouts:
+            if told.rollout.active is not None:
+                for reason in get_args(FailureReason):
+                    self._rollbacks.labels(self._service(told.service), reason)
+
     def _service(self, name: str) -> str:
         """The first 500 that are counted by name."""
         if name not in self._named and len(self._named) >= MOST_SERVICES:
@@ -123,6 +152,7 @@ class Metrics:
         and their limit, None when they could not be counted."""
         self._moment.workers = None if workers is None else list(workers)
         self._moment.connections = connections
+        self._begin_at_zero()
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # what prometheus_client makes of a version that is none
@@ -149,8 +179,15 @@ class _Moment(Collector):
         yield _gauge("proxyctl_config_in_sync", {(): int(standing.in_sync)})
         yield _gauge("proxyctl_config_last_reload_successful", {(): int(standing.taken_over)})
         yield _gauge("proxyctl_config_last_reload_success_timestamp_seconds", {(): standing.configuration.taken_unix})
+        yield _gauge("proxyctl_service_state", _service_states(standing), "service", "state")
         yield _gauge("proxyctl_targets", _targets(standing), "service", "version", "state")
         yield _gauge("proxyctl_rollout_state", _phases(standing), "service", "state")
+        yield _gauge("proxyctl_rollouts_frozen", {(): int(standing.frozen)})
+        if standing.nginx_up is not None:
+            yield _gauge("proxyctl_nginx_up", {(): int(standing.nginx_up)})
+        yield CounterMetricFamily(STARTS, METRICS[STARTS], value=standing.runs.starts)
+        if standing.runs.started_unix is not None:
+            yield _gauge("proxyctl_nginx_start_time_seconds", {(): standing.runs.started_unix})
         reasons = Tally(r.reason for r in standing.rejections)
         yield _gauge("proxyctl_rejections", {(reason,): reasons[reason] for reason in get_args(RejectionReason)}, "reason")
         if self.workers is not None:
@@ -167,6 +204,17 @@ def _gauge(name: str, values: Mapping[tuple[str, ...], float], *labels: str) -> 
     for key, value in values.items():
         family.add_metric(key, value)
     return family
+
+
+def _service_states(standing: Standing) -> dict[tuple[str, ...], int]:
+    states = views.service_states(standing)
+    names = sorted(states)
+    named = frozenset(names[:MOST_SERVICES])
+    shown = [*names[:MOST_SERVICES], OTHER] if len(names) > MOST_SERVICES else names
+    values: dict[tuple[str, ...], int] = {(name, state): 0 for name in shown for state in get_args(views.RouteState)}
+    for name, state in states.items():
+        values[name if name in named else OTHER, state] += 1
+    return values
 
 
 def _targets(standing: Standing) -> dict[tuple[str, ...], int]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from proxyctl.model import Container, DrainPhase, NginxView, Owner, Plan, Rejection, RouteTable, Snapshot
+from proxyctl.model import Container, DrainPhase, Exit, NginxView, Owner, Plan, Rejection, RouteTable, Snapshot
 from proxyctl.serve.history import History
 from proxyctl.versions import Told
 
@@ -69,6 +69,8 @@ class Controller(Protocol):
     def drain(self) -> DrainPhase: ...
     @property
     def silence(self) -> str: ...
+    @property
+    def nginx_up(self) -> bool | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,16 @@ class Configuration:
 
 
 @dataclass(frozen=True, slots=True)
+class Runs:
+    """Starts of nginx."""
+
+    starts: int = 0
+    """How many this controller has seen."""
+    started_unix: float | None = None
+    """When the latest was; None when it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     place: Place
     connected: bool
@@ -124,6 +136,11 @@ class Standing:
     frozen: bool = False
     host: DrainPhase = "serving"
     configuration: Configuration = Configuration()
+    nginx_up: bool | None = None
+    """nginx runs and answers; None when that was never known."""
+    runs: Runs = Runs()
+    exits: Mapping[str, Exit] = field(default_factory=dict)
+    """How containers ended the last time, by id."""
 
     @property
     def not_taken(self) -> tuple[str, ...]:
@@ -161,6 +178,8 @@ def read(
     connected: bool,
     waiting: bool = False,
     configuration: Configuration = Configuration(),
+    runs: Runs = Runs(),
+    exits: Mapping[str, Exit] | None = None,
 ) -> Standing:
     """`waiting`: for an answer of the engine. Calls end by themselves, but the pull of an image may take minutes."""
     plan = controller.plan
@@ -183,4 +202,7 @@ def read(
         frozen=controller.frozen,
         host=controller.drain,
         configuration=configuration,
+        nginx_up=controller.nginx_up,
+        runs=runs,
+        exits=exits or {},
     )

@@ -38,6 +38,14 @@ class Target:
     """nginx is sending it requests now."""
     version: str = ""
     """What the label says; empty without it."""
+    exited: str = ""
+    """How the container ended the last time, in words; empty when it never has, as far as is known."""
+    exit_code: int | None = None
+    """Of that end."""
+    out_of_memory: bool = False
+    """That end was a kill by the kernel, since the memory limit was reached."""
+    restarts: int = 0
+    """How often the engine has restarted the container by its restart policy, as of that end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +135,11 @@ class Nginx:
     """Keys of those settings."""
     renewal: str = ""
     """What to do about that."""
+    up: bool | None = None
+    """It runs and answers; null when that is not known."""
+    started_unix: float | None = None
+    starts: int = 0
+    """How many starts of it this controller has seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +215,7 @@ def _locations(standing: Standing, *, published: bool) -> Iterator[tuple[str, Lo
 
 def _route(standing: Standing, host: str, wanted: Location, live: Location | None) -> Route:
     serving = {t.target for t in live.serving} if live else set()
-    targets = tuple(_target(t, serving=t.target in serving) for t in wanted.targets)
+    targets = tuple(_target(standing, t, serving=t.target in serving) for t in wanted.targets)
     return Route(
         host=host,
         path=wanted.path,
@@ -223,8 +236,9 @@ def _service(standing: Standing, host: str, wanted: Location) -> str:
     return wanted.service or (owner.service if owner else "")
 
 
-def _target(routed: RoutedTarget, *, serving: bool) -> Target:
+def _target(standing: Standing, routed: RoutedTarget, *, serving: bool) -> Target:
     target = routed.target
+    end = standing.exits.get(target.container_id)
     return Target(
         container=routed.container,
         container_id=target.container_id,
@@ -237,6 +251,10 @@ def _target(routed: RoutedTarget, *, serving: bool) -> Target:
         reason=routed.reason,
         serving=serving,
         version=routed.version or "",
+        exited=str(end) if end else "",
+        exit_code=end.code if end else None,
+        out_of_memory=bool(end and end.out_of_memory),
+        restarts=end.restarts if end else 0,
     )
 
 
@@ -251,6 +269,15 @@ def _state(location: Location) -> RouteState:
         return "starting" if "warming" in states else "down"
     restarting = any(t.state == "down" and t.reason == "restarting" and t.version in versions for t in location.targets)
     return "degraded" if restarting or states & {"warming", "unhealthy"} else "ok"
+
+
+def service_states(standing: Standing) -> dict[str, RouteState]:
+    """The worst state of each service's routes."""
+    found: dict[str, RouteState] = {}
+    for host, location in _locations(standing, published=False):
+        service, state = _service(standing, host, location), _state(location)
+        found[service] = min(found.get(service, state), state, key=WORST_FIRST.index)
+    return found
 
 
 def services(standing: Standing) -> Services:
@@ -341,6 +368,9 @@ def nginx(standing: Standing) -> Nginx | None:
         outdated=runs.outdated,
         differing=runs.differing,
         renewal=runs.renewal,
+        up=standing.nginx_up,
+        started_unix=standing.runs.started_unix,
+        starts=standing.runs.starts,
     )
 
 

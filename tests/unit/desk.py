@@ -15,7 +15,7 @@ import aiohttp
 
 from proxyctl.config import Api, Config, State
 from proxyctl.fileset import NginxWorker
-from proxyctl.model import Container, DrainPhase, Plan, Rejection, RouteTable, Snapshot
+from proxyctl.model import Container, DrainPhase, Exit, Plan, Rejection, RouteTable, Snapshot
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.publish.reload import Live
 from proxyctl.report import CycleReport, CycleResult
@@ -52,6 +52,7 @@ class Held:
     beat: float = field(default_factory=time.monotonic)
     drain: DrainPhase = "serving"
     silence: str = ""
+    nginx_up: bool | None = True
     told: list[tuple[object, ...]] = field(default_factory=list)
     """Changes that were asked for."""
 
@@ -91,6 +92,7 @@ class Desk:
         self.workers: Sequence[NginxWorker] = ()
         self.connections: tuple[int, int] | None = (11, 8192)
         self.workers_after = 0.0
+        self.exits: dict[str, Exit] = {}
         self.template = (make.REPOSITORY / "templates" / "dashboard.html.j2").read_text(encoding="utf-8")
         self.port = free_port()
         where = {"listen": f"127.0.0.1:{self.port}", "socket": str(directory / "run" / "api.sock")}
@@ -103,7 +105,9 @@ class Desk:
         self._number = 0
 
     def _standing(self, history: History) -> standing.Standing:
-        return standing.read(self.held, self.place, history, connected=self.connected)
+        return standing.read(
+            self.held, self.place, history, connected=self.connected, runs=standing.Runs(1, 1000.5), exits=self.exits
+        )
 
     async def _workers(self) -> Sequence[NginxWorker]:
         await asyncio.sleep(self.workers_after)

@@ -602,13 +602,14 @@ def test_run_without_an_engine_goes_on_trying_says_so_once_and_ends_at_once(tmp_
         "run", "--config", desk.config_file(**NO_ENGINE, state={"dir": str(tmp_path / "s"), "runtime": str(tmp_path / "r")})
     )
     assert running.stderr
-    said = [running.stderr.readline() for _ in range(3)]
+    said = [running.stderr.readline() for _ in range(4)]
     assert "there is no such socket: start Docker" in said[-1]
     with pytest.raises(subprocess.TimeoutExpired):
         running.wait(1.5)
     running.send_signal(signal.SIGTERM)
     out, rest = running.communicate(timeout=5.0)
-    assert (running.returncode, out, rest) == (0, "", "")
+    assert (running.returncode, out, rest.count("\n")) == (0, "", 1)
+    assert "controller stopped" in rest
     assert not desk.socket.exists()
 
 

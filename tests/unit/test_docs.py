@@ -18,13 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxyctl import cli, config, values
 from proxyctl.cli import BROKEN_PIPE, compose, options
-from proxyctl.model import RejectionReason, RouteTable, TargetState
+from proxyctl.model import Exit, RejectionReason, RouteTable, TargetState
 from proxyctl.observe import probes
 from proxyctl.plan import client_headers, labels, vhosts
-from proxyctl.report import CycleReport, CycleResult
+from proxyctl.report import CycleReport, CycleResult, Incident, IncidentKind
 from proxyctl.serve import api, page, views
-from proxyctl.serve.metrics import METRICS, STAGES, Metrics
-from proxyctl.serve.standing import Place, Standing
+from proxyctl.serve.metrics import METRICS, STAGES, ExitReason, Metrics
+from proxyctl.serve.standing import Place, Runs, Standing
 from proxyctl.versions import TRANSITIONS, FailureReason, Rollout, Strategy, Told, Verb
 from tests.unit.make import REPOSITORY, container, defaults, site
 
@@ -321,7 +321,9 @@ def test_states_and_results_are_those_of_the_code() -> None:
     route_states, target_states = tables(section("docs/commands.md", "proxyctl status"))
     assert sorted(firsts(route_states)) == sorted(get_args(views.RouteState))
     assert sorted(firsts(target_states)) == sorted(get_args(TargetState))
-    assert sorted(firsts(rows("docs/commands.md", "proxyctl history"))) == sorted(get_args(CycleResult))
+    results, incidents = tables(section("docs/commands.md", "proxyctl history"))
+    assert sorted(firsts(results)) == sorted(get_args(CycleResult))
+    assert sorted(firsts(incidents)) == sorted(get_args(IncidentKind))
 
 
 # ---------------------------------------------------------------- metrics and the API
@@ -331,13 +333,16 @@ def standing() -> Standing:
     """One site and no nginx."""
     told = Told("web", Rollout(active="v1"), (), {"v1": 100}, "v1 is live")
     place = Place("1", "", "proxyctl", 30, 0)
-    return Standing(place, True, None, "", True, 0, "", True, site(), RouteTable(), rollouts=(told,))
+    return Standing(
+        place, True, None, "", True, 0, "", True, site(), RouteTable(), rollouts=(told,), nginx_up=True, runs=Runs(1, 9.0)
+    )
 
 
 def exposed_metrics() -> dict[str, tuple[str, set[str]]]:
     """Type and labels of each metric of our own, as a scrape shows them."""
     metrics = Metrics(standing)
     metrics.event("start")
+    metrics.incident(Incident("target-exited", 0, "web-1", "", "web", Exit(1)))
     metrics(
         CycleReport(
             1,
@@ -375,6 +380,8 @@ def test_stages_and_states_of_metrics_are_those_of_the_code() -> None:
     meaning = {code(row[0]): row[3] for row in tables(read("docs/metrics.md"))[0]}
     assert set(codes(meaning["proxyctl_cycle_duration_seconds"])) == STAGES
     assert set(codes(meaning["proxyctl_targets"])) == set(get_args(TargetState))
+    assert set(codes(meaning["proxyctl_service_state"])) - {"other"} == set(get_args(views.RouteState))
+    assert set(codes(meaning["proxyctl_target_exits_total"])) == set(get_args(ExitReason))
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -14,11 +14,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from proxyctl.fileset import NginxWorker
-from proxyctl.model import RejectionReason, TargetState
-from proxyctl.report import CycleResult
+from proxyctl.model import Exit, RejectionReason, TargetState
+from proxyctl.report import CycleResult, Incident
 from proxyctl.serve import history as remembered
 from proxyctl.serve.history import History
-from proxyctl.serve.metrics import METRICS, MOST_ACTIONS, MOST_SERVICES, OTHER
+from proxyctl.serve.metrics import METRICS, MOST_ACTIONS, MOST_SERVICES, OTHER, ExitReason
+from proxyctl.serve.views import RouteState
 from tests.unit import desk as desks
 from tests.unit.desk import Desk
 from tests.unit.make import container
@@ -130,6 +131,49 @@ async def test_services_past_the_first_five_hundred_are_one(desk: Desk) -> None:
     assert value("targets", service="s0499", version="", state="healthy") == 1
     assert value("targets", service="s0500", version="", state="healthy") is None
     assert value("targets", service=OTHER, version="", state="healthy") == 20
+
+
+async def test_a_service_has_the_worst_state_of_its_routes(desk: Desk) -> None:
+    said = {"service": "shop", "routes.a.host": "a.example"}
+    dead = container("two", {"service": "shop", "routes.b.host": "b.example"}, state="exited")
+    desk.decide([container("one", said), dead, container("blog", {"host": "c.example"})], {"blog": "unhealthy"})
+    value = await scrape(desk)
+    shop = {state: value("service_state", service="shop", state=state) for state in get_args(RouteState)}
+    assert shop == {state: int(state == "down") for state in get_args(RouteState)}
+    assert value("service_state", service="blog", state="fail-open") == 1
+
+
+async def test_past_the_first_five_hundred_the_services_in_a_state_are_counted(desk: Desk) -> None:
+    desk.decide(
+        [
+            container(f"s{n:04}", {"host": f"h{n}.example"}, state="exited" if n >= MOST_SERVICES + 15 else "running")
+            for n in range(MOST_SERVICES + 20)
+        ]
+    )
+    value = await scrape(desk)
+    assert value("service_state", service="s0499", state="ok") == 1
+    assert value("service_state", service="s0500", state="ok") is None
+    assert (value("service_state", service=OTHER, state="ok"), value("service_state", service=OTHER, state="down")) == (15, 5)
+
+
+async def test_ends_of_targets_are_counted_by_reason_from_zero(desk: Desk) -> None:
+    desk.decide([container("web-1", {"host": "a.example", "service": "web"})])
+    value = await scrape(desk)
+    assert [value("target_exits_total", service="web", reason=reason) for reason in get_args(ExitReason)] == [0, 0, 0]
+    for end in (Exit(143, requested=True), Exit(3), Exit(137, out_of_memory=True, requested=True), Exit(3)):
+        desk.front.metrics.incident(Incident("target-exited", 1.0, "web-1", "", "web", end))
+    value = await scrape(desk)
+    found = {reason: value("target_exits_total", service="web", reason=reason) for reason in get_args(ExitReason)}
+    assert found == {"stopped": 1, "exited": 2, "out-of-memory": 1}
+
+
+async def test_nginx_is_up_or_down_or_not_known(desk: Desk) -> None:
+    value = await scrape(desk)
+    assert (value("nginx_up"), value("nginx_starts_total"), value("nginx_start_time_seconds")) == (1, 1, 1000.5)
+    desk.held.nginx_up = False
+    assert (await scrape(desk))("nginx_up") == 0
+    desk.held.nginx_up = None
+    assert (await scrape(desk))("nginx_up") is None
 
 
 async def test_rejections_are_counted_by_reason(desk: Desk) -> None:
@@ -248,6 +292,39 @@ def test_a_full_disk_disturbs_nobody_and_is_told_once(tmp_path: Path, capsys: py
     desk.report("live", changes=("change 3",))
     assert [c.changes for c in history.newest(10)] == [("change 3",), ("change 2",), ("change 1",), ("change 0",)]
     assert [c.changes for c in History(tmp_path / "history.jsonl").newest(10)] == [("change 3",)]
+
+
+def crash(at: float, subject: str = "web-1") -> Incident:
+    return Incident("target-exited", at, subject, f"{subject} exited with status 3", "web", Exit(3, restarts=1), expected=False)
+
+
+def test_a_crash_loop_is_one_entry_in_memory_and_few_lines_in_the_file(tmp_path: Path) -> None:
+    history, file = History(tmp_path / "history.jsonl"), tmp_path / "history.jsonl"
+    told: list[remembered.Cycle] = []
+    history.listeners.append(told.append)
+    for number in range(1000):
+        history.record(crash(1000.0 + number * 60))
+        history.record(crash(1000.0 + number * 60, "other"))
+    assert [(c.times, c.first_unix, c.at_unix) for c in history.newest(10)] == [(1000, 1000.0, 1000.0 + 999 * 60)] * 2
+    assert len(told) == len(file.read_text().splitlines()) == 20
+    assert [(c.subject, c.times) for c in History(file).newest(10)] == [("other", 512), ("web-1", 512)]
+
+
+def test_an_end_long_after_is_an_entry_of_its_own(tmp_path: Path) -> None:
+    history = History(tmp_path / "history.jsonl")
+    for at in (1000.0, 1060.0, 1000.0 + 2 * 3600):
+        history.record(crash(at))
+    assert [(c.times, c.at_unix) for c in history.newest(10)] == [(1, 8200.0), (2, 1060.0)]
+
+
+def test_changes_that_come_again_are_counted_but_not_what_an_operator_said(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    for number in range(6):
+        desk.report("live", changes=("a.example/: web-1 out (gone)",), at_unix=1000.0 + number)
+        desk.report("live", changes=("a.example/: web-1 in",), at_unix=1000.5 + number)
+        desk.report("live", changes=("+ b.example/ -> b",), rollouts=("shop: rolled back (eve)",), at_unix=1000.7 + number)
+    found = desk.front.history.newest(100)
+    assert sorted(c.times for c in found) == [1] * 6 + [6, 6]
 
 
 async def test_each_line_is_what_the_api_tells(tmp_path: Path) -> None:

@@ -320,6 +320,7 @@ def test_every_field_of_the_state_is_of_this_host_or_portable() -> None:
         "fallback_hosts",
         "fallback_files",
         "drain",
+        "nginx_run",
     }
     assert {field.name for field in fields(State)} == of_this_host | set(PORTABLE)
 
