@@ -384,6 +384,15 @@ def test_stages_and_states_of_metrics_are_those_of_the_code() -> None:
     assert set(codes(meaning["proxyctl_target_exits_total"])) == set(get_args(ExitReason))
 
 
+def test_alerts_are_those_of_the_rules_file() -> None:
+    table = tables(section("docs/metrics.md", "Alerts"))[0]
+    groups = yaml.safe_load(read("examples/prometheus/alerts.yml"))["groups"]
+    shipped = [(rule["alert"], rule["labels"]["severity"]) for group in groups for rule in group["rules"]]
+    assert [(code(row[0]), row[1]) for row in table] == shipped
+    (scrape,) = blocks(section("docs/metrics.md", "Scraping"), "yaml")
+    assert [job["job_name"] for job in yaml.safe_load(scrape)["scrape_configs"]] == ["proxyctl"]
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_every_metric_that_a_page_names_exists(name: str) -> None:
     named = {text for text in re.findall(r"(?<![$\w])proxyctl_[a-z_]+\b", read(name)) if not re.fullmatch(r".*_[0-9a-f]+", text)}
