@@ -203,7 +203,7 @@ class App:
         self.started = time.time()
         cycle_log = CycleLog()
         self._sinks: list[Callable[[CycleReport], None]] = [cycle_log]
-        self.traces = Traces(self.engine, self.inventory, cycle_log, self.started)
+        self.traces = Traces(self.engine, self.inventory, cycle_log, self.started, config.discovery.label_prefix)
         self.front: Front | None = None
         self.controller: Controller | None = None
         self.systemd: Systemd | None = None

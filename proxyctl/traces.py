@@ -12,6 +12,7 @@ from typing import Protocol
 from proxyctl import __version__
 from proxyctl.model import Container, EngineEvent, Exit, Plan, RouteTable, Snapshot
 from proxyctl.observe.exits import Engine, Exits
+from proxyctl.plan.labels import service_of_event
 from proxyctl.processes import booted_unix
 from proxyctl.report import Incident
 from proxyctl.serve.history import History
@@ -42,8 +43,10 @@ class Controller(Protocol):
 
 
 class Traces:
-    def __init__(self, engine: Engine, inventory: Known, log: CycleLog, began_unix: float) -> None:
+    def __init__(self, engine: Engine, inventory: Known, log: CycleLog, began_unix: float, prefix: str) -> None:
+        """`prefix`: of the labels."""
         self._inventory = inventory
+        self._prefix = prefix
         self._log = log
         self._began = began_unix
         self._exits = Exits(engine, self._ended)
@@ -94,8 +97,12 @@ class Traces:
             return
         container = self._inventory.known(event.container_id)
         if event.action == "die":
-            name = (event.labels or {}).get("name") or (container.name if container else event.container_id[:12])
-            self._ending[event.container_id] = (name, self._services.get(event.container_id, ""), is_nginx)
+            labels = event.labels or (container.labels if container else {})
+            name = labels.get("name") or (container.name if container else event.container_id[:12])
+            service = self._services.get(event.container_id)
+            if service is None and not is_nginx:
+                service = service_of_event(labels, name, event.container_id, self._prefix)
+            self._ending[event.container_id] = (name, service or "", is_nginx)
         self._exits.note(event, container.stop_signal if container else 0)
 
     def look(self, controller: Controller) -> None:

@@ -284,14 +284,18 @@ class DockerHost:
     # ------------------------------------------------------------ changing
 
     async def execute(self, container: str, argv: list[str]) -> tuple[int, str]:
-        """Runs a command inside a container: (exit status, what it wrote)."""
+        """Runs a command inside a container: (exit status, what it wrote to stderr and then what it wrote to stdout).
+
+        The engine reads the two from pipes of their own, so that a line of one could end up inside a line of the other.
+        """
 
         def run(_: docker.APIClient) -> tuple[int, str]:
             client = self._patient()
             made = client.exec_create(container, argv)
-            output = client.exec_start(made["Id"])
+            stdout, stderr = client.exec_start(made["Id"], demux=True)
             status = client.exec_inspect(made["Id"])["ExitCode"]
-            return (int(status if status is not None else -1), bytes(output).decode("utf-8", "replace"))
+            output = (stderr or b"") + (stdout or b"")
+            return (int(status if status is not None else -1), output.decode("utf-8", "replace"))
 
         return await self._call(run)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -119,7 +120,7 @@ def parse(container: Container, defaults: Defaults) -> Parsed:
     if reader.refused_all:
         return Parsed(None, tuple(reader.rejections))
     plain = groups.pop(_PLAIN, {})
-    service = str(plain.get("service") or _default_service(container))
+    service = str(plain.get("service") or default_service(container.labels, container.name, container.id))
     routes = []
     names = [name for name in sorted(groups) if name not in reader.refused]
     if _PLAIN not in reader.refused and ("host" in plain or not groups):
@@ -145,13 +146,21 @@ def parse(container: Container, defaults: Defaults) -> Parsed:
     return Parsed(spec if routes else None, tuple(reader.rejections))
 
 
-def _default_service(container: Container) -> str:
-    """`PROJECT.SERVICE` of compose, else the container's name."""
-    parts = [container.labels.get(f"com.docker.compose.{part}", "") for part in ("project", "service")]
+def default_service(labels: Mapping[str, str], name: str, container_id: str) -> str:
+    """`PROJECT.SERVICE` of compose, else the container's name, else the start of its id."""
+    parts = [labels.get(f"com.docker.compose.{part}", "") for part in ("project", "service")]
     try:
-        return values.name(".".join(parts)) if all(parts) else values.name(container.name)
+        return values.name(".".join(parts)) if all(parts) else values.name(name)
     except BadValue:
-        return container.id[:12]
+        return container_id[:12]
+
+
+def service_of_event(labels: Mapping[str, str], name: str, container_id: str, prefix: str) -> str:
+    """The service of a container that ended before it was planned for, by its labels alone."""
+    with suppress(BadValue):
+        if said := labels.get(f"{prefix}.service"):
+            return values.name(said)
+    return default_service(labels, name, container_id)
 
 
 @lru_cache(maxsize=1024)

@@ -88,3 +88,10 @@ async def test_a_container_that_exposes_port_0_is_listed_as_any_other(rig: Rig, 
     inspected = await engine.inspect(box.id)
     assert inspected
     assert listed.exposed == inspected.exposed == (80,)
+
+
+async def test_stderr_does_not_end_up_inside_a_line_of_stdout(rig: Rig, engine: DockerHost) -> None:
+    """What `nginx -T` prints is split at its comment lines, and a warning inside one of them would hide a file."""
+    box = rig.run_container(name="two-pipes", image="proxyctl-testbed/base", args=["sleep", "60"])
+    argv = ["sh", "-c", "printf '# configuration'; sleep .2; echo '[warn]' >&2; sleep .2; echo ' file'; exit 3"]
+    assert await engine.execute(box.id, argv) == (3, "[warn]\n# configuration file\n")

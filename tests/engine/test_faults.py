@@ -80,7 +80,7 @@ def test_a_template_of_ones_own_counts_and_a_broken_one_changes_nothing(rig: Rig
     shipped = Path("templates/manifest.conf.j2").read_text(encoding="utf-8")
     folder = served.directory / "templates"
     folder.mkdir()
-    (folder / "manifest.conf.j2").write_text(shipped.replace("return 404", "return 418"))
+    (folder / "manifest.conf.j2").write_text(shipped.replace("return {{ unknown_host }}", "return 418"))
     until(lambda: served.ask("nobody.example").status == 418, 15, "the operator's template")
     (folder / "manifest.conf.j2").write_text("{{ no_such_name }}")
     until(lambda: served.records("configuration not taken over"), 10, "the error in the log")
