@@ -15,7 +15,7 @@ from proxyctl.acceptance import Acceptance
 from proxyctl.cycle import Course, Parts, Policy
 from proxyctl.fileset import FileSet
 from proxyctl.model import DrainPhase, Plan, RouteTable, Snapshot, VirtualHost
-from proxyctl.plan import changes
+from proxyctl.plan import changes, vhosts
 from proxyctl.plan.quarantine import Served
 from proxyctl.publish.draft import Draft
 from proxyctl.publish.nginx import NginxInstance, NginxMissing
@@ -69,6 +69,8 @@ class Publication:
         """Why nginx does not answer its clients, as of the latest look between cycles; empty while it does."""
         self.table = RouteTable()
         """The one that is live."""
+        self._alive: frozenset[str] = frozenset()
+        """Names of the upstreams that have a target."""
         self.drain: DrainPhase = "serving"
         self.places = state.places
         """Hosts with paths that are live: `a.example/git`."""
@@ -135,11 +137,14 @@ class Publication:
                 await self._check_answers(nginx)
                 self.retirement.attempted(served.table)
                 intend(served.table)
+                await self._parts.drafts.mark_alive(self._alive_with(served.table))
                 await self._publish(course, tested, wanted, nginx)
         if self.table is not served.table:
             gone, new = (_places(vhosts) for vhosts in identity.between(self.table.vhosts, served.table.vhosts))
             self.places = (self.places if self.table.vhosts else frozenset()) - gone | new
+            self._alive = self._alive_with(served.table)
             self.table = served.table
+            await self._parts.drafts.mark_alive(self._alive)
         self.acceptance.is_live(served, fileset)
         self._last_digest = fileset.digest
         await self._retire(course, snapshot, nginx)
@@ -156,6 +161,11 @@ class Publication:
         if self._mute and self._mute == _run(nginx) and await self._parts.reloader.digest(nginx) is None:
             raise Silent(NOWHERE)
         self._mute = ()
+
+    def _alive_with(self, table: RouteTable) -> frozenset[str]:
+        """Names of the upstreams with a target once `table` is live."""
+        gone, new = identity.between(self.table.vhosts, table.vhosts)
+        return self._alive - vhosts.upstreams_alive(gone) | vhosts.upstreams_alive(new)
 
     async def test_ahead(self, course: Course, coming: Served, nginx: NginxInstance) -> bool:
         """Whether there was anything that nginx had not accepted before. Raises Refused."""
@@ -230,6 +240,7 @@ class Publication:
         """The last good configuration again, proved. Raises NotProved in any case: the wanted one is not live."""
         if not self._parts.reference.can_restore(published):
             raise why
+        await self._parts.drafts.mark_alive(self._alive)
         back = await self._parts.reference.restore(published)
         if not back.digest:
             raise NotProved(f"{why.reason}; nothing of ours is published")

@@ -162,6 +162,7 @@ class Renderer:
             "request_buffering": settings.request_buffering,
             "client_max_body_size": _safe(settings.client_max_body_size),
             "buffered_bodies": BUFFERED_BODIES,
+            "alive_dir": _safe(f"{nginx.conf_dir}/alive"),
         }
         if common != self._common:
             self._common, self._hosts, self._hosts_before = common, {}, {}
@@ -366,6 +367,18 @@ def worker_limits(connections: int, hosts: int, open_files: int) -> tuple[int, i
     if not open_files:
         return wanted, 2 * wanted
     return min(wanted, open_files * 3 // 4), min(2 * wanted, open_files)
+
+
+def upstreams_alive(vhosts: Iterable[VirtualHost]) -> frozenset[str]:
+    """Names of the upstreams that have a target. A site in maintenance has, if its targets live."""
+    return frozenset(
+        [
+            upstream_name(vhost.host, where.path)
+            for vhost in vhosts
+            for where in vhost.locations
+            if where.serving or where.maintenance
+        ]
+    )
 
 
 def _marks(count: int) -> list[str]:

@@ -5,6 +5,7 @@
     mains/DIGEST.conf         its nginx.conf
     drafts/DIGEST.conf        the same for `nginx -t`, between what is around it in an nginx.conf of somebody else
     drafts/DIGEST.list.conf   what that includes: everything, or what nginx has not accepted yet
+    alive/UPSTREAM            empty: this upstream has a target; see server.conf.j2
 
 The one reference, a symlink to a main, is promote.py's: it lies in that directory, or in the one that somebody else's nginx
 includes, and then all this is in a folder there that the include does not match.
@@ -23,6 +24,7 @@ from proxyctl.files import sync_directory, write_whole
 from proxyctl.fileset import ConfigFile, FileSet
 
 FOLDERS = ("objects", "manifests", "mains", "drafts")
+ALIVE = "alive"
 WRITERS = 16
 
 
@@ -45,12 +47,29 @@ class Drafts:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._present: dict[str, Seen | None] = {}
+        self._alive: frozenset[str] = frozenset()
 
     def prepare(self) -> None:
         """Makes the folders and learns which files are there already."""
         for folder in FOLDERS:
             (self._directory / folder).mkdir(mode=0o755, parents=True, exist_ok=True)
         self._present = {f"{folder}/{path.name}": None for folder in FOLDERS for path in (self._directory / folder).iterdir()}
+        (self._directory / ALIVE).mkdir(mode=0o755, exist_ok=True)
+        self._alive = frozenset(path.name for path in (self._directory / ALIVE).iterdir())
+
+    async def mark_alive(self, names: frozenset[str]) -> None:
+        """Makes the files of `alive` those of these upstreams. They need not be durable: the next start writes them again."""
+        if names != self._alive:
+            await asyncio.to_thread(self._mark_alive, names)
+            self._alive = names
+
+    def _mark_alive(self, names: frozenset[str]) -> None:
+        folder = self._directory / ALIVE
+        folder.mkdir(mode=0o755, exist_ok=True)
+        for name in names - self._alive:
+            (folder / name).touch(mode=0o644)
+        for name in self._alive - names:
+            (folder / name).unlink(missing_ok=True)
 
     async def write(self, fileset: FileSet, untested: frozenset[str] | None = None) -> Draft:
         """Raises OSError when the partition does not take it; nothing that is live is touched."""

@@ -22,6 +22,9 @@ STARTING = (
 )
 DEAD = "<!doctype html><title>Unavailable</title><h1>Unavailable</h1><p>This site has no healthy server at the moment.</p>\\n"
 
+BROKEN = "<!doctype html><title>Bad gateway</title><h1>Bad gateway</h1><p>The server of this site broke off its answer.</p>\\n"
+SILENT = "<!doctype html><title>Gateway timeout</title><h1>Gateway timeout</h1><p>The server of this site does not answer.</p>\\n"
+
 
 def say(text: str, *block: Directive) -> Directive:
     name, *args = text.split(" ")
@@ -146,7 +149,6 @@ class Expected:
             *self.headers("proxy"),
             say("proxy_http_version 1.1"),
             *self.timing("proxy"),
-            say("proxy_next_upstream_timeout 10s"),
             say("proxy_ignore_headers X-Accel-Redirect X-Accel-Limit-Rate X-Accel-Charset"),
             *self.tls("proxy"),
             *([say("proxy_pass_trailers on")] if self.view.version >= (1, 27, 2) else ()),
@@ -171,13 +173,14 @@ class Expected:
             ),
             say("map $proxyctl_upgrade $proxyctl_connection", say("default upgrade"), Directive("", ("",))),
         ]
+        maps += self.retries()
         if self.view.version < (1, 29, 3):
             why = "$http_host is not the host that was asked for when the request line names another one; $host has no port."
             port = Directive("~:(?<proxyctl_digits>[0-9]+)$", ("$proxyctl_digits",))
             maps += [comment(why), say("map $http_host $proxyctl_request_port", nothing, port)]
             maps += [say("map $proxyctl_request_port $proxyctl_port", say("default :$proxyctl_request_port"), empty)]
-        maps += [comment("A location that strips its prefix sets another value.")]
-        maps += [Directive("map", ("", "$proxyctl_prefix"), (nothing,))]
+        maps += [comment("A location that strips its prefix sets others.")]
+        maps += [Directive("map", ("", name), (nothing,)) for name in ("$proxyctl_prefix", "$proxyctl_uri")]
         if self.view.version >= (1, 29, 0):
             why = "Many libraries take a 103 for the final answer, so only browsers and HTTP/2 clients get one."
             seen = Directive("~^navigate |HTTP/2", ("1",))
@@ -243,6 +246,44 @@ class Expected:
             *(say(f"map {found} $proxyctl_c{number}", nothing, say(f"1 $http_{name}")) for number, name in names),
         ]
 
+    def retries(self) -> list[Directive]:
+        """When a request is tried again, in the words of variables.j2."""
+        why = """\
+            The status with which a request ends that got no answer, or 0 when it is tried again. nginx itself tries another
+            target after a connect timeout only: for other errors it would go on to as many targets as it has idle connections to, and
+            a request that ends its process would end them all."""
+        source = "$request_method $upstream_status; $upstream_bytes_sent"
+        first, streamed = [], ()
+        if not self.settings.request_buffering:
+            source = f"$proxyctl_body{source}"
+            bodies = "Requests with a body. It is streamed to one target, and another location could send a part of it only."
+            without = (Directive(pattern, ("",)) for pattern in ("~^:0?:HTTP/1", "~^:0?:.* (GET|HEAD|OPTIONS|DELETE)$"))
+            key = "$http_transfer_encoding:$http_content_length:$server_protocol $request_method"
+            first = [comment(bodies), Directive("map", (key, "$proxyctl_body"), (say("default 1"), *without))]
+            streamed = (Directive("~^1.*504;", ("504",)), Directive("~^1", ("502",)))
+        block = (
+            say("default 502"),
+            *streamed,
+            comment("A retry timed out, or there were many."),
+            Directive("~:.*504;", ("504",)),
+            Directive("~:.*504.*;", ("502",)),
+            Directive("~^[^ ]+ ([0-9-]+[ ,:]+){6}", ("502",)),
+            comment("Nothing was sent."),
+            Directive("~; [0-]([ ,:]+[0-])*$", ("0",)),
+            comment("It was sent once and may be repeated, unless its target was waited for."),
+            Directive("~504;", ("504",)),
+            Directive("~504.*;", ("502",)),
+            Directive("~^(GET|HEAD|OPTIONS|TRACE|PUT|DELETE) .*; ([0-][ ,:]+)*[1-9][0-9]*([ ,:]+[0-])*$", ("0",)),
+        )
+        own = (Directive("default", ("",)), Directive("~^503 (.*[ ,:])?50[24]$", ("2",)))
+        return [
+            *first,
+            *(comment(line.strip()) for line in why.splitlines()),
+            Directive("map", (source, "$proxyctl_stop"), block),
+            comment("A 503 that is not the target's own says when to come back."),
+            Directive("map", ("$status $upstream_status", "$proxyctl_retry_after"), own),
+        ]
+
     def headers(self, module: str) -> list[Directive]:
         trusted = bool(self.settings.trusted_proxies)
         said = {name: f"$proxyctl_c{number}" if trusted else "" for number, name in enumerate(client_headers.CLIENT_SAYS, 1)}
@@ -264,14 +305,16 @@ class Expected:
 
     def timing(self, module: str) -> list[Directive]:
         how = self.settings
+        streamed = module == "grpc" or not how.request_buffering
         said = [
-            "connect_timeout 400ms",
+            f"connect_timeout {'1500ms' if streamed else '400ms'}",
             f"read_timeout {how.read_timeout}s",
             f"send_timeout {how.send_timeout}s",
             "socket_keepalive on",
             *(self.streaming() if module == "proxy" else ["buffer_size 32k"]),
-            "next_upstream error timeout",
-            "next_upstream_tries 5",
+            f"next_upstream {'error timeout' if streamed else 'timeout'}",
+            "next_upstream_tries 2",
+            "next_upstream_timeout 10s",
         ]
         return [say(f"{module}_{text}") for text in said]
 
@@ -336,6 +379,8 @@ class Expected:
                 inside.append(Directive("location", ("=", place.path), tuple(self.passing(vhost.host, place, exact=True))))
             block = tuple(self.passing(vhost.host, place))
             inside.append(Directive("location", ("/" if place.path == "/" else f"{place.path}/",), block))
+            if place.serving and place.scheme not in ("grpc", "grpcs"):
+                inside.append(self.retry(vhost.host, place))
         return Directive("server", (), tuple(inside))
 
     def below(self, path: str) -> Directive:
@@ -352,13 +397,35 @@ class Expected:
         if place.scheme in ("grpc", "grpcs"):
             streamed = [say("limit_conn proxyctl_streamed 1")] if self.settings.request_buffering else []
             return [*reuse, *streamed, Directive("grpc_pass", (upstream,))]
+        again = Directive("error_page", ("502", "504", "=", f"@{upstream_name(host, place.path)}"))
         if not stripped(place):
-            return [*reuse, Directive("proxy_pass", (upstream,))]
+            return [*reuse, Directive("proxy_pass", (upstream,)), again]
+        uri = [say("set $proxyctl_uri /$is_args$args")]
+        if not exact:
+            uri = [
+                say(f"set $proxyctl_uri {below(place.path)}"),
+                Directive("if", ("$proxyctl_uri", "=", ""), (say("return 404"),)),
+            ]
         prefix = Directive("set", ("$proxyctl_prefix", place.path))
-        if exact:
-            return [*reuse, prefix, Directive("proxy_pass", (f"{upstream}/",))]
-        other = Directive("if", (below(place.path), "=", ""), (say("return 404"),))
-        return [*reuse, prefix, other, Directive("proxy_pass", (f"{upstream}{below(place.path)}",))]
+        return [*reuse, prefix, *uri, Directive("proxy_pass", (f"{upstream}$proxyctl_uri",)), again]
+
+    def retry(self, host: str, place: Location) -> Directive:
+        """The next try, in a location of its own."""
+        name = upstream_name(host, place.path)
+        block = (
+            say("default_type text/html"),
+            say("add_header Retry-After $proxyctl_retry_after always"),
+            Directive("if", ("$proxyctl_stop", "=", "504"), (Directive("return", ("504", SILENT)),)),
+            Directive("if", ("$proxyctl_stop",), (Directive("return", ("502", BROKEN)),)),
+            Directive("root", (f"{self.view.conf_dir}/alive",)),
+            Directive("try_files", (f"/{name}", "=503")),
+            say("recursive_error_pages on"),
+            Directive("error_page", ("502", "504", "=", f"@{name}")),
+            *([say("proxy_ssl_session_reuse off")] if many_names(host, place) else []),
+            say("proxy_connect_timeout 3500ms"),
+            Directive("proxy_pass", (f"{place.scheme}://{name}{'$proxyctl_uri' if stripped(place) else ''}",)),
+        )
+        return Directive("location", (f"@{name}",), block)
 
     def upstream(self, host: str, place: Location) -> Directive:
         servers = []
@@ -366,7 +433,7 @@ class Expected:
             address = routed.target.address
             args = [f"[{address}]:{routed.target.port}" if ":" in address else f"{address}:{routed.target.port}"]
             args += [f"weight={routed.weight}"] if routed.weight != 1 else []
-            args += ["max_fails=1", "fail_timeout=2s"] if len(place.serving) > 1 else []
+            args += ["max_fails=0"] if len(place.serving) > 1 else []
             servers.append(Directive("server", tuple(args)))
         kept = [say("keepalive 32"), say("keepalive_timeout 4s")]
         if many_names(host, place):

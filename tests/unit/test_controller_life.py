@@ -403,7 +403,7 @@ async def test_reloads_are_paced_while_it_storms_and_something_urgent_is_not(rig
     assert await served_after("one") < 2.5
     assert await served_after("two") < 2.5
     rig.inventory.note(EngineEvent("die", "id-one", 0, site("one").labels))
-    await rig.until(lambda: "return 503" in rig.served().partition("server_name one.example;")[2])
+    await rig.until(lambda: "Retry-After 2 " in rig.served().partition("server_name one.example;")[2])
     assert time.monotonic() - began < 2.9
     assert await served_after("three") >= 3.0
     running.cancel()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxyctl.fileset import FileSet
-from proxyctl.publish.draft import FOLDERS, Drafts, listing
+from proxyctl.publish.draft import ALIVE, FOLDERS, Drafts, listing
 from tests.unit import crash, make
 
 ONE, TWO = make.render(make.site("a.example")), make.render(make.site("b.example"))
@@ -36,7 +36,7 @@ async def test_a_draft_is_all_its_files_and_nothing_refers_to_it(tmp_path: Path)
     draft = await ready(tmp_path).write(ONE)
     assert draft.fileset is ONE
     assert on_disk(tmp_path) == files(ONE)
-    assert set(os.listdir(tmp_path)) == {*FOLDERS}  # noqa: PTH208
+    assert set(os.listdir(tmp_path)) == {*FOLDERS, ALIVE}  # noqa: PTH208
 
 
 async def test_what_is_there_is_not_written_again(tmp_path: Path) -> None:
@@ -166,3 +166,15 @@ async def test_a_file_that_a_power_cut_left_empty_is_not_believed(tmp_path: Path
     path.write_text("")
     await ready(tmp_path).write(ONE)
     assert on_disk(tmp_path) == files(ONE)
+
+
+async def test_living_upstreams_have_a_file_each(tmp_path: Path) -> None:
+    drafts = Drafts(tmp_path)
+    drafts.prepare()
+    for names in ({"a", "b"}, {"b", "c"}, set[str]()):
+        await drafts.mark_alive(frozenset(names))
+        assert {path.name for path in (tmp_path / ALIVE).iterdir()} == names
+    (tmp_path / ALIVE / "from-before").touch()
+    drafts.prepare()
+    await drafts.mark_alive(frozenset())
+    assert not list((tmp_path / ALIVE).iterdir())

@@ -295,7 +295,11 @@ CHANGES = {
     "a host in a comment": ("server.conf", "server {\n", "server {  # {{ name }}\n"),
     "an exact location is a prefix": ("server.conf", "location = {{", "location {{"),
     "a prefix without its slash": ("server.conf", '~ "/" }}', '~ "" }}'),
-    "a path is passed on that is not cut": ("server.conf", "{{ location.upstream }}/;", "{{ location.upstream }};"),
+    "a path is passed on that is not cut": (
+        "server.conf",
+        "set $proxyctl_uri {{ location.below }}",
+        "set $proxyctl_uri $request_uri",
+    ),
     "a dead place is alive": ("server.conf", "return 503", "return 200"),
     "the prefix is told unquoted twice": (
         "server.conf",

@@ -31,8 +31,16 @@ def upstreams(what: RouteTable, directory: Path) -> dict[str, Directive]:
 
 
 def locations(server: Directive) -> dict[tuple[str, ...], Directive]:
-    found = {place.args: place for place in server.all("location")}
-    assert len(found) == len(server.all("location"))
+    """Those that requests are matched with."""
+    places = [place for place in server.all("location") if not place.args[0].startswith("@")]
+    found = {place.args: place for place in places}
+    assert len(found) == len(places)
+    return found
+
+
+def retry(server: Directive) -> Directive:
+    """The location of a second try."""
+    (found,) = (place for place in server.all("location") if place.args[0].startswith("@"))
     return found
 
 
@@ -59,8 +67,11 @@ def test_the_root_is_one_location(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_requests_are_passed_to_the_places_upstream_as_they_came(scheme: Scheme, tmp_path: Path) -> None:
     server = sites(table(("a.example", location("/git", routed(), scheme=scheme))), tmp_path)["a.example"]
-    passed = Directive("proxy_pass", (f"{scheme}://{upstream_name('a.example', '/git')}",))
-    assert [place.block for place in server.all("location")] == [(passed,), (passed,)]
+    upstream = upstream_name("a.example", "/git")
+    passed = Directive("proxy_pass", (f"{scheme}://{upstream}",))
+    retried = Directive("error_page", ("502", "504", "=", f"@{upstream}"))
+    assert [place.block for place in locations(server).values()] == [(passed, retried)] * 2
+    assert passed in retry(server).block
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "grpcs"])
@@ -72,11 +83,13 @@ def test_grpc_is_passed_as_grpc(scheme: Scheme, tmp_path: Path) -> None:
 
 def test_a_stripped_path_is_cut_off_and_told_to_the_target(tmp_path: Path) -> None:
     server = sites(table(("a.example", location("/git", routed(), strip=True))), tmp_path)["a.example"]
-    exact, below = server.all("location")
-    upstream = f"http://{upstream_name('a.example', '/git')}"
-    assert exact.one("proxy_pass").args == (f"{upstream}/",)
-    assert below.one("proxy_pass").args[0].startswith(f"{upstream}$proxyctl_below_")
-    assert [place.one("set").args for place in (exact, below)] == [("$proxyctl_prefix", "/git")] * 2
+    exact, below = locations(server).values()
+    again = retry(server)
+    passed = (f"http://{upstream_name('a.example', '/git')}$proxyctl_uri",)
+    assert [place.one("proxy_pass").args for place in (exact, below, again)] == [passed] * 3
+    assert [place.all("set")[0].args for place in (exact, below)] == [("$proxyctl_prefix", "/git")] * 2
+    assert exact.all("set")[1].args == ("$proxyctl_uri", "/$is_args$args")
+    assert below.all("set")[1].args[1].startswith("$proxyctl_below_")
 
 
 def test_no_location_has_headers_of_its_own(tmp_path: Path) -> None:
@@ -87,7 +100,7 @@ def test_no_location_has_headers_of_its_own(tmp_path: Path) -> None:
 
 def test_there_is_nothing_to_strip_from_the_root(tmp_path: Path) -> None:
     server = sites(table(("a.example", location("/", routed(), strip=True))), tmp_path)["a.example"]
-    assert server.one("location").block == (Directive("proxy_pass", (f"http://{upstream_name('a.example', '/')}",)),)
+    assert locations(server)["/",].one("proxy_pass").args == (f"http://{upstream_name('a.example', '/')}",)
 
 
 @pytest.mark.parametrize("path", ["/", "/git"])
@@ -103,7 +116,7 @@ def test_a_place_without_a_target_says_503_by_itself(path: str, tmp_path: Path) 
 def test_one_dead_path_leaves_the_others_of_its_host_alone(tmp_path: Path) -> None:
     what = table(("a.example", location("/", routed())), ("a.example", location("/git")))
     found = locations(sites(what, tmp_path)["a.example"])
-    assert [inner.name for inner in found["/",].block] == ["proxy_pass"]
+    assert [inner.name for inner in found["/",].block] == ["proxy_pass", "error_page"]
     assert found["/git/",].one("return").args[0] == "503"
 
 
@@ -111,8 +124,8 @@ def test_an_upstream_has_the_targets_that_serve_and_no_other(tmp_path: Path) -> 
     place = location("/", routed("10.0.0.5:80"), routed("10.0.0.6:81", weight=3), routed("10.0.0.7:82", serving=False))
     (found,) = upstreams(table(("a.example", place)), tmp_path).values()
     assert [server.args for server in found.all("server")] == [
-        ("10.0.0.5:80", "max_fails=1", "fail_timeout=2s"),
-        ("10.0.0.6:81", "weight=3", "max_fails=1", "fail_timeout=2s"),
+        ("10.0.0.5:80", "max_fails=0"),
+        ("10.0.0.6:81", "weight=3", "max_fails=0"),
     ]
 
 
@@ -206,10 +219,11 @@ def test_only_an_upstream_of_one_name_keeps_tls_connections(host: str, scheme: S
     (found,) = upstreams(what, tmp_path).values()
     many = host.startswith("*.") and scheme in ("https", "grpcs")
     assert found.one("keepalive").args == ("0" if many else "32",)
-    (place,) = sites(what, tmp_path)[host].all("location")
-    assert [inner.name for inner in place.block if inner.args == ("off",)] == [
-        f"{place.block[-1].name[:-5]}_ssl_session_reuse"
-    ] * many
+    places = sites(what, tmp_path)[host].all("location")
+    assert len(places) == (1 if scheme.startswith("grpc") else 2)
+    module = "grpc" if scheme.startswith("grpc") else "proxy"
+    for place in places:
+        assert [inner.name for inner in place.block if inner.args == ("off",)] == [f"{module}_ssl_session_reuse"] * many
 
 
 def test_an_upstream_follows_the_version_of_nginx(tmp_path: Path) -> None:
