@@ -163,9 +163,9 @@ class Publication:
         self._mute = ()
 
     def _alive_with(self, table: RouteTable) -> frozenset[str]:
-        """Names of the upstreams with a target once `table` is live."""
+        """Names of the files of upstreams and targets once `table` is live."""
         gone, new = identity.between(self.table.vhosts, table.vhosts)
-        return self._alive - vhosts.upstreams_alive(gone) | vhosts.upstreams_alive(new)
+        return self._alive - vhosts.alive_files(gone) | vhosts.alive_files(new)
 
     async def test_ahead(self, course: Course, coming: Served, nginx: NginxInstance) -> bool:
         """Whether there was anything that nginx had not accepted before. Raises Refused."""

@@ -369,16 +369,16 @@ def worker_limits(connections: int, hosts: int, open_files: int) -> tuple[int, i
     return min(wanted, open_files * 3 // 4), min(2 * wanted, open_files)
 
 
-def upstreams_alive(vhosts: Iterable[VirtualHost]) -> frozenset[str]:
-    """Names of the upstreams that have a target. A site in maintenance has, if its targets live."""
-    return frozenset(
-        [
-            upstream_name(vhost.host, where.path)
-            for vhost in vhosts
-            for where in vhost.locations
-            if where.serving or where.maintenance
-        ]
-    )
+def alive_files(vhosts: Iterable[VirtualHost]) -> frozenset[str]:
+    """Names of the upstreams that have a target, and `UPSTREAM.ADDRESS:PORT` of each of these targets. A site in maintenance has
+    them, too."""
+    found: list[str] = []
+    for vhost in vhosts:
+        for where in vhost.locations:
+            if where.serving:
+                name = upstream_name(vhost.host, where.path)
+                found += (name, *(f"{name}.{_bracketed(t.target.address)}:{t.target.port}" for t in where.serving))
+    return frozenset(found)
 
 
 def _marks(count: int) -> list[str]:

@@ -6,6 +6,7 @@
     drafts/DIGEST.conf        the same for `nginx -t`, between what is around it in an nginx.conf of somebody else
     drafts/DIGEST.list.conf   what that includes: everything, or what nginx has not accepted yet
     alive/UPSTREAM            empty: this upstream has a target; see server.conf.j2
+    alive/UPSTREAM.ADDRESS    empty: and this is one
 
 The one reference, a symlink to a main, is promote.py's: it lies in that directory, or in the one that somebody else's nginx
 includes, and then all this is in a folder there that the include does not match.
@@ -58,7 +59,7 @@ class Drafts:
         self._alive = frozenset(path.name for path in (self._directory / ALIVE).iterdir())
 
     async def mark_alive(self, names: frozenset[str]) -> None:
-        """Makes the files of `alive` those of these upstreams. They need not be durable: the next start writes them again."""
+        """Makes the files of `alive` those with these names. They need not be durable: the next start writes them again."""
         if names != self._alive:
             await asyncio.to_thread(self._mark_alive, names)
             self._alive = names

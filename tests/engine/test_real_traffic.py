@@ -8,6 +8,7 @@ import selectors
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -260,9 +261,10 @@ def temporary_files(controller: Controller, rig: Rig) -> list[str]:
     found = []
     for process in rig.client.top(controller.nginx)["Processes"]:
         for link in Path(f"/proc/{process[1]}/fd").iterdir():
-            name = str(link.readlink())
-            if "/tmp/" in name or "client_body" in name:
-                found.append(name)
+            with suppress(FileNotFoundError):  # closed meanwhile
+                name = str(link.readlink())
+                if "/tmp/" in name or "client_body" in name:
+                    found.append(name)
     return found
 
 

@@ -207,7 +207,7 @@ def test_one_that_turns_bad_in_its_bake_goes_back_by_itself(shop: Shop, how: str
         assert shop.reason("v2")
     report = load.stop()
     assert how == "dies" or not report.lost_of(), report
-    assert all(turned <= loss.ended <= turned + 1 for loss in report.losses), report
+    assert all(turned <= loss.ended <= turned + 2 for loss in report.losses), report  # a try lasts 1.1 s at the most
     print(f"{how}: {report}; {shop.reason('v2')}")
 
 

@@ -250,10 +250,11 @@ class Expected:
         """When a request is tried again, in the words of variables.j2."""
         why = """\
             The status with which a request ends that got no answer, or 0 when it is tried again. nginx itself tries another
-            target after a connect timeout only: for other errors it would go on to as many targets as it has idle connections to, and
-            a request that ends its process would end them all."""
+            target after a connect timeout only: for other errors it would go on to as many targets as it has idle connections to,
+            and a request that ends its process would end them all."""
         source = "$request_method $upstream_status; $upstream_bytes_sent"
-        first, streamed = [], ()
+        first: list[Directive] = []
+        streamed: tuple[Directive, ...] = ()
         if not self.settings.request_buffering:
             source = f"$proxyctl_body{source}"
             bodies = "Requests with a body. It is streamed to one target, and another location could send a part of it only."
@@ -264,10 +265,9 @@ class Expected:
         block = (
             say("default 502"),
             *streamed,
-            comment("A retry timed out, or there were many."),
-            Directive("~:.*504;", ("504",)),
-            Directive("~:.*504.*;", ("502",)),
-            Directive("~^[^ ]+ ([0-9-]+[ ,:]+){6}", ("502",)),
+            comment("Three retries timed out, or there were many of another kind."),
+            Directive("~(:.*504.*){3};", ("504",)),
+            Directive("~^[^ ]+ ([0-9-]+[ ,:]+){8}", ("502",)),
             comment("Nothing was sent."),
             Directive("~; [0-]([ ,:]+[0-])*$", ("0",)),
             comment("It was sent once and may be repeated, unless its target was waited for."),
@@ -275,11 +275,15 @@ class Expected:
             Directive("~504.*;", ("502",)),
             Directive("~^(GET|HEAD|OPTIONS|TRACE|PUT|DELETE) .*; ([0-][ ,:]+)*[1-9][0-9]*([ ,:]+[0-])*$", ("0",)),
         )
+        last = Directive("~504; (.*[ ,])?(?<proxyctl_waited_for>[^ ,]+)$", (".$proxyctl_waited_for",))
+        waited = (Directive("default", ("",)), last)
         own = (Directive("default", ("",)), Directive("~^503 (.*[ ,:])?50[24]$", ("2",)))
         return [
             *first,
             *(comment(line.strip()) for line in why.splitlines()),
             Directive("map", (source, "$proxyctl_stop"), block),
+            comment("The address that could not be connected to in time, where that was the end of the last try."),
+            Directive("map", ("$upstream_status; $upstream_addr", "$proxyctl_waited"), waited),
             comment("A 503 that is not the target's own says when to come back."),
             Directive("map", ("$status $upstream_status", "$proxyctl_retry_after"), own),
         ]
@@ -418,11 +422,11 @@ class Expected:
             Directive("if", ("$proxyctl_stop", "=", "504"), (Directive("return", ("504", SILENT)),)),
             Directive("if", ("$proxyctl_stop",), (Directive("return", ("502", BROKEN)),)),
             Directive("root", (f"{self.view.conf_dir}/alive",)),
-            Directive("try_files", (f"/{name}", "=503")),
+            Directive("try_files", (f"/{name}$proxyctl_waited", "=503")),
             say("recursive_error_pages on"),
             Directive("error_page", ("502", "504", "=", f"@{name}")),
             *([say("proxy_ssl_session_reuse off")] if many_names(host, place) else []),
-            say("proxy_connect_timeout 3500ms"),
+            say("proxy_connect_timeout 1100ms"),
             Directive("proxy_pass", (f"{place.scheme}://{name}{'$proxyctl_uri' if stripped(place) else ''}",)),
         )
         return Directive("location", (f"@{name}",), block)
