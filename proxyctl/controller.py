@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import structlog
 from jinja2 import TemplateError
 
 from proxyctl import identity, steady
@@ -21,8 +22,9 @@ from proxyctl.fileset import FileSet
 from proxyctl.leaving import Leaving
 from proxyctl.model import Drain, DrainPhase, EngineRefused, EngineUnavailable, Plan, RouteTable, Snapshot
 from proxyctl.patience import Patience
-from proxyctl.plan import drain, generations, planner, routes
+from proxyctl.plan import drain, generations, ownership, planner, routes
 from proxyctl.plan.quarantine import Served
+from proxyctl.plan.vhosts import Unsafe
 from proxyctl.publication import Publication, PutBack
 from proxyctl.publish import by_hand
 from proxyctl.publish.nginx import NginxInstance, NginxMissing
@@ -34,6 +36,8 @@ from proxyctl.state import State
 from proxyctl.stops import Stops
 from proxyctl.timers import RETRY_AFTER, Timers
 from proxyctl.versions import Illegal, Told, Word
+
+log = structlog.get_logger()
 
 GRACES_END = 10.0
 """Seconds: graces that end close together end in one reload."""
@@ -70,6 +74,7 @@ class Controller:
         """The latest configuration that was not taken over, and why."""
         self._unreadable = ""
         """Why the latest configuration could not be read, until it is reported."""
+        self._latest_fault = ""
         self._runs: bool | None = None
         """Whether nginx runs, as of the latest look; None before one that could tell."""
         self.silence = ""
@@ -116,6 +121,17 @@ class Controller:
             self._save(drain=None if notice is None else Drain(since, notice))
         reason = f"{'undrained' if notice is None else 'drained'} by {who}"
         self._parts.wakes.post(Wake((reason,), urgent=True, at=time.monotonic()))
+
+    async def release(self, host: str, who: str) -> str:
+        """Lets another project have the host at once: the service that had it, in words. Raises Illegal, OSError."""
+        async with self._cycling:
+            if self.plan is None:
+                raise Illegal("the controller has just started and has read nothing yet: try again")
+            kept, service = ownership.without(host, self.plan.owners, self._planner.holders(host))
+            self._save(owners=kept)
+            self.plan = replace(self.plan, owners=kept)
+        self._parts.wakes.post(Wake((f"{host} was released{who}",), urgent=True, at=time.monotonic()))
+        return service
 
     async def run(self) -> None:
         while True:
@@ -182,8 +198,10 @@ class Controller:
             course.result, course.error, learned = "restored", error.reason, True
         except NotProved as error:
             course.result, course.error = "failed", error.reason
-        except (EngineRefused, NginxMissing, OSError, TemplateError, ValueError) as error:
+        except (EngineRefused, NginxMissing, OSError, TemplateError, Unsafe) as error:
             course.result, course.error = "failed", f"{error}"
+        except Exception as error:  # noqa: BLE001 - nginx goes on with what it has, and the next cycle may succeed
+            course.result, course.error = "failed", self._fault(error)
         if self.silence and not course.error:
             course.result, course.error = "failed", self.silence
         self.in_sync = not course.error and not self._patience.doubtful
@@ -200,6 +218,14 @@ class Controller:
         self.beat = time.monotonic()
         self._told(report)
         return report
+
+    def _fault(self, error: Exception) -> str:
+        """Logs a fault of proxyctl itself, once until there is another one; what a report says of it."""
+        text = f"internal error, see the log: {type(error).__name__}: {error}"
+        if text != self._latest_fault:
+            log.error("internal error", exc_info=error)
+        self._latest_fault = text
+        return text
 
     # ------------------------------------------------------------ deciding
 
@@ -349,7 +375,8 @@ class Controller:
         try:
             await self._take_over(course, nginx, offered)
         except (Refused, TemplateError, ValueError) as error:
-            course.declined = f"{error}"
+            is_known = isinstance(error, Refused | TemplateError | Unsafe)
+            course.declined = f"{error}" if is_known else self._fault(error)
             self.declined = (offered, course.declined)
 
     async def _take_over(self, course: Course, nginx: NginxInstance, offered: Policy) -> None:

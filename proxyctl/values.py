@@ -10,6 +10,8 @@ import math
 import re
 from itertools import pairwise
 
+import idna
+
 MAX_HOST = 253
 """Longest host name in characters (RFC 1035, section 2.3.4, without the root's dot)."""
 MAX_HOST_LABEL = 63
@@ -117,7 +119,7 @@ def host(text: str) -> str:
     word = text.strip().rstrip(".").lower()
     bare = word.removeprefix("*.")
     if not text.strip().isascii():  # asked of the text: the Kelvin sign is a k in lower case
-        raise BadValue(f"{shown(text)} is not ASCII", f"write the name in its xn-- form{_punycode(bare)}")
+        raise BadValue(f"{shown(text)} is not ASCII", f"write the name in its xn-- form{_punycode(word)}")
     if "://" in word or "/" in word:
         raise BadValue(f"{shown(text)} is an address, not a host name", "write the name alone; a path goes in `path`")
     if ":" in word:
@@ -145,10 +147,12 @@ def kind_of_name(host: str) -> str:
     return f"{longest}{size_in_hash(len(host))}"
 
 
-def _punycode(bare: str) -> str:
-    """The name to write instead, when there is one."""
+def _punycode(word: str) -> str:
+    """The name to write instead, when there is one: as browsers look it up (UTS 46, nontransitional)."""
+    bare = word.removeprefix("*.")
+    wildcard = word.removesuffix(bare)
     try:
-        return f": {host(bare.encode('idna').decode('ascii'))}" if len(bare) <= MAX_HOST else ""
+        return f": {host(wildcard + idna.encode(bare, uts46=True).decode('ascii'))}" if len(bare) <= MAX_HOST else ""
     except ValueError:
         return ""
 

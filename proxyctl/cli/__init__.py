@@ -28,6 +28,7 @@ COMMANDS = {
     "maintenance": "rollout:maintenance",
     "freeze": "rollout:freeze",
     "unfreeze": "rollout:unfreeze",
+    "release": "rollout:release",
     "history": "history:history",
     "events": "history:events",
     "doctor": "doctor:doctor",

@@ -7,17 +7,20 @@ of another project joins a service only when that service's own containers name 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from proxyctl.model import Container, Owner, Rejection, RejectionReason, RouteSpec, ServiceSpec, Target
 from proxyctl.plan import labels
+from proxyctl.versions import Illegal
 
 EXITED_GRACE = 10.0
 """Seconds that an exited container keeps its hosts against a challenger: a restart must not lose them."""
 GONE_GRACE = 300.0
 """Seconds that a host whose containers were removed is answered with 503 before it is unknown (404)."""
+MOST_SHOWN = 10
+"""Hosts that a message lists."""
 PRESENT = frozenset({"created", "running", "paused", "restarting"})
 
 Place = tuple[str, str]
@@ -100,9 +103,20 @@ def seniority(claim: Claim) -> tuple[bool, float, str]:
     return (not claim.present, *claim.age)
 
 
-def _is_of(claim: Claim, owner: Owner) -> bool:
+def is_of(claim: Claim, owner: Owner) -> bool:
     """Whether a host of this owner is the claim's too."""
     return claim.project == owner.project or claim.spec.service == owner.service
+
+
+def without(host: str, owners: Mapping[str, Owner], holders: Sequence[str]) -> tuple[dict[str, Owner], str]:
+    """The owners but those of `host` and its places, and the service that had it. `holders`: names of its containers that are
+    there. Raises Illegal."""
+    if host not in owners:
+        others = ", ".join(sorted(written for written in owners if "/" not in written)[:MOST_SHOWN]) or "none"
+        raise Illegal(f"no service has the host {host}; hosts that are taken: {others}")
+    if holders:
+        raise Illegal(f"{host} is served by {holders[0]}, which would take it again at once: remove that container first")
+    return {written: owner for written, owner in owners.items() if written.partition("/")[0] != host}, owners[host].service
 
 
 class Court:
@@ -152,11 +166,11 @@ class Court:
 
     def _owner_of_host(self, group: list[Claim], before: Owner | None) -> Owner:
         """Whoever had it keeps it against other projects for a grace, also when its containers were removed."""
-        if before and not any(_is_of(claim, before) for claim in group):
+        if before and not any(is_of(claim, before) for claim in group):
             lost = self._lost(before)
             if self._now - lost < GONE_GRACE:
                 return Owner(before.service, before.project, lost)
-        return self._next(group, before, _is_of)
+        return self._next(group, before, is_of)
 
     def _lost(self, owner: Owner) -> float:
         """Since when it has no container; a clock that was set back does not count."""
@@ -186,7 +200,7 @@ class Court:
             hint = f"choose another service name, or set {self._prefix}.service on the containers of that project too"
             self._reject(claim, "not-allowed", "service", message, hint)
             return False
-        if not rules and not _is_of(claim, host_owner):
+        if not rules and not is_of(claim, host_owner):
             message = f"{place[0]} belongs to the service {host_owner.service}, of another project"
             hint = "choose another host, or ask the operator for a [[claims]] rule"
             self._reject(claim, "host-taken", "host", message, hint)

@@ -218,6 +218,16 @@ class Planner:
         """That its containers ask for."""
         return frozenset(host for asked in self._register.replicas(service) for host in asked.hosts)
 
+    def holders(self, host: str) -> list[str]:
+        """Names of the containers that are there and are served at this host, or will be as soon as they run."""
+        askers = sorted((asked for asked in self._register.askers(host) if asked.container.state in PRESENT), key=AGE)
+        owners = self._owners.get(host, {})
+        return [
+            asked.container.name
+            for asked in askers
+            if any(ownership.is_of(claim, owner) for claim in asked.claims for owner in owners.values())
+        ]
+
     def has(self, service: str) -> bool:
         """Whether it has containers."""
         return any(True for _ in self._register.replicas(service))
@@ -321,13 +331,19 @@ class Planner:
             if not shares or not self._is_elsewhere(group, shares.get(path))
         }
         young = {p for p in locations if not locations[p].serving and any(is_young(inputs, c) for c in owned[p])} - closed
-        held = {path for path in young if host + path not in inputs.published}
-        coming = bool(held) or any(claim.target == PENDING for group in owned.values() for claim in group)
+        gone = {path for path in locations if not owned[path]}
+        held = {path for path in young | gone if host + path not in inputs.published}  # so it never was a site: 404
+        coming = not young.isdisjoint(held) or any(claim.target == PENDING for group in owned.values() for claim in group)
         vhost = vhost_of(host, [location for path, location in locations.items() if path not in held])
         ahead = vhost
         if coming:
             ahead = vhost_of(
-                host, [location_of(HOPEFUL, stopping, path, group, newest(group)) for path, group in sorted(owned.items())]
+                host,
+                [
+                    location_of(HOPEFUL, stopping, path, group, newest(group))
+                    for path, group in sorted(owned.items())
+                    if path not in gone & held
+                ],
             )
         before = self._hosts.get(host)
         vhost = _as_before(before, vhost)
@@ -341,7 +357,8 @@ class Planner:
             self._restless[host] = min(
                 (ownership.grace_end(owner, inputs.now_unix) for owner in owners.values() if owner.lost_unix), default=math.inf
             )
-        holding = any(claim.target != PENDING and is_young(inputs, claim) for path in held for claim in owned[path])
+        starting = (claim for path in held for claim in owned[path] if claim.container.state != "created")
+        holding = any(is_young(inputs, claim) for claim in starting)
         stood_in = any(has_stand_in(location, shares.get(path)) for path, location in locations.items())
         indexes = (self._coming, self._holding, self._rejecting, self._stand_ins)
         for index, belongs in zip(indexes, (coming, holding, court.rejections, stood_in), strict=True):

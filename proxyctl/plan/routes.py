@@ -64,7 +64,7 @@ class Inputs:
 
 
 def is_young(inputs: Inputs, claim: Claim) -> bool:
-    """Whether it may be served in a moment."""
+    """Whether it may be served in a moment, or, when it has not been started yet, at some time."""
     if claim.target == PENDING or claim.container.state == "created":
         return claim.container.state == "created"
     result = inputs.standing.get((claim.target, claim.route.name)) if claim.target else None

@@ -54,6 +54,10 @@ _NOBODY = Location(path="/", strip_path=False, scheme="http", service="", route=
 _SAMPLE = VirtualHost("sample.proxyctl.invalid", (_NOBODY, replace(_NOBODY, path="/p", strip_path=True)))
 
 
+class Unsafe(ValueError):  # noqa: N818 - reads as what it says
+    """A value that cannot be written into nginx's configuration."""
+
+
 @dataclass(slots=True)
 class _Shown:
     """A location as templates see it. Not a dictionary: Jinja looks for attributes first, and a miss is dear."""
@@ -137,7 +141,7 @@ class Renderer:
         self._rendered: deque[tuple[RouteTable, tuple[object, ...], FileSet]] = deque(maxlen=2)
 
     def render(self, table: RouteTable, nginx: NginxView, settings: NginxSettings, operator_files: Mapping[str, str]) -> FileSet:
-        """Raises jinja2.TemplateError when a template is wrong, ValueError when a value is not safe to write."""
+        """Raises jinja2.TemplateError when a template is wrong, Unsafe when a value is."""
         around = (nginx, settings, dict(operator_files))
         for known, with_what, fileset in self._rendered:
             if known is table and with_what == around:
@@ -430,7 +434,7 @@ def _digest(text: str) -> str:
 def _safe(text: str) -> str:
     """The last lock: no value that reaches a template can end a directive, open a block or start a comment."""
     if not _SAFE.fullmatch(text):
-        raise ValueError(f"{text!a} cannot be written into nginx's configuration")
+        raise Unsafe(f"{text!a} cannot be written into nginx's configuration")
     return text
 
 

@@ -51,6 +51,7 @@ CHANGES: Final = {
     "/api/v1/rollout": "a word about the versions of a service: promote, rollback, pause, resume, retry, weight, maintenance",
     "/api/v1/freeze": "no version is rolled out",
     "/api/v1/unfreeze": "takes that back",
+    "/api/v1/release": "gives a host away that its containers have left, before its grace ends",
     "/api/v1/host/drain": "tells the balancer in front to leave this host, and then lets requests end",
     "/api/v1/host/undrain": "takes that back",
 }
@@ -181,6 +182,7 @@ def application(sources: Sources, guard: Guard | None) -> web.Application:
         "/api/v1/rollout": sources.changes.rollout,
         "/api/v1/freeze": sources.changes.freeze,
         "/api/v1/unfreeze": sources.changes.unfreeze,
+        "/api/v1/release": sources.changes.release,
         "/api/v1/host/drain": sources.changes.drain,
         "/api/v1/host/undrain": sources.changes.undrain,
     }

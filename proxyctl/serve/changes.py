@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from proxyctl import values
 from proxyctl.serve import wishes
 from proxyctl.values import BadValue
 from proxyctl.versions import Word
@@ -22,6 +23,7 @@ class Controller(Protocol):
     async def change_drain(self, notice: float | None, who: str) -> None: ...
     async def say(self, service: str, word: Word) -> str: ...
     async def freeze(self, *, on: bool, by: str) -> None: ...
+    async def release(self, host: str, who: str) -> str: ...
 
 
 class Changes:
@@ -42,6 +44,12 @@ class Changes:
     async def unfreeze(self, body: bytes, who: str) -> str:
         await self._controller.freeze(on=False, by=_by(who, _read(body, wishes.FreezeWish).why))
         return "versions are rolled out again"
+
+    async def release(self, body: bytes, who: str) -> str:
+        wish = _read(body, wishes.ReleaseWish)
+        host = values.host(wish.host)
+        service = await self._controller.release(host, _by(who, wish.why))
+        return f"{host} no longer belongs to {service}; the first service that asks for it gets it"
 
     async def drain(self, body: bytes, who: str) -> str:
         notice = _read(body, wishes.DrainWish).notice

@@ -42,6 +42,7 @@ WISHES: Final[Mapping[str, type]] = {
     "/api/v1/rollout": wishes.RolloutWish,
     "/api/v1/freeze": wishes.FreezeWish,
     "/api/v1/unfreeze": wishes.FreezeWish,
+    "/api/v1/release": wishes.ReleaseWish,
     "/api/v1/host/drain": wishes.DrainWish,
     "/api/v1/host/undrain": wishes.NoWish,
 }

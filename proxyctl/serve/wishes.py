@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from proxyctl.serve.views import SCHEMA
-from proxyctl.values import MAX_NAME, MAX_NOTICE
+from proxyctl.values import MAX_HOST, MAX_NAME, MAX_NOTICE
 from proxyctl.versions import Verb
 
 MAX_WHY = 500
@@ -41,6 +41,13 @@ class RolloutWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verb: Verb
     value: Annotated[int, msgspec.Meta(ge=0, le=99)] = 0
     """Of `weight`: percent for the new version; of `maintenance`: 1 is on."""
+    why: Annotated[str, msgspec.Meta(max_length=MAX_WHY)] = ""
+
+
+class ReleaseWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What POST /api/v1/release takes."""
+
+    host: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_HOST)]
     why: Annotated[str, msgspec.Meta(max_length=MAX_WHY)] = ""
 
 

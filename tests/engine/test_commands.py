@@ -6,11 +6,12 @@ import json
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.rig import LOOPBACK, Controller, Rig, until
+from tests.rig import LOOPBACK, Box, Controller, Rig, until
 
 
 def proxyctl(controller: Controller, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -122,3 +123,52 @@ def test_doctor_warns_before_the_connections_run_out(rig: Rig) -> None:
     finally:
         for client in clients:
             client.close()
+
+
+def test_a_container_that_never_runs_changes_nothing(rig: Rig, controller: Controller) -> None:
+    """It cannot be reached, waits, and is removed: the host is unknown all the while, and nothing is decided over and over."""
+
+    def cycles() -> float:
+        for line in controller.ask_api("/metrics").body.splitlines():
+            if line.startswith("proxyctl_cycles_total{"):
+                counted[line.rpartition(" ")[0]] = float(line.rpartition(" ")[2])
+        return sum(counted.values())
+
+    counted: dict[str, float] = {}
+    boxes = [
+        rig.create_container({"host": "never.example", "network": "elsewhere"}, name="never"),
+        rig.create_container({"host": "coming.example"}, name="coming"),
+    ]
+    controller.wait_rejected("never")
+    time.sleep(2)
+    before = cycles()
+    time.sleep(4)
+    assert cycles() - before <= 1
+    assert {controller.ask(host).status for host in ("never.example", "coming.example")} == {404}
+    for box in boxes:
+        box.remove()
+    time.sleep(2)
+    assert {controller.ask(host).status for host in ("never.example", "coming.example")} == {404}
+
+
+def test_a_host_is_released_to_a_renamed_project(rig: Rig, controller: Controller) -> None:
+    def start(project: str) -> Box:
+        compose = {"com.docker.compose.project": project, "com.docker.compose.service": "web"}
+        labels = {f"{rig.prefix}.host": "renamed.example", **compose}
+        return rig.run_container(name=f"{project}-web", other_labels=labels)
+
+    before = start("before")
+    controller.wait_for("renamed.example", backend="before-web")
+    refused = proxyctl(controller, "release", "renamed.example")
+    assert refused.returncode == 1
+    assert "remove that container first" in refused.stderr
+    before.remove()
+    start("after")
+    controller.wait_rejected("after-web")
+    assert controller.ask("renamed.example").status == 503
+    released = proxyctl(controller, "release", "Renamed.example", "--why", "renamed")
+    assert (released.returncode, released.stderr) == (0, "")
+    assert released.stdout == "renamed.example no longer belongs to before.web\nthe first service that asks for it gets it\n"
+    controller.wait_for("renamed.example", backend="after-web")
+    assert proxyctl(controller, "release", "nobody.example").returncode == 1
+    assert proxyctl(controller, "release", "no host").returncode != 0

@@ -77,6 +77,11 @@ class Held:
         self._refuse()
         self.frozen = on
 
+    async def release(self, host: str, who: str) -> str:
+        self._refuse()
+        self.told.append(("release", host, who))
+        return "shop"
+
     def _refuse(self) -> None:
         if self.refusal:
             raise Illegal(self.refusal)

@@ -208,7 +208,7 @@ async def test_an_exited_container_that_nobody_removed_is_no_worry(desk: Desk) -
 
 
 async def test_a_place_whose_containers_are_gone_names_who_had_it(desk: Desk) -> None:
-    desk.decide([], owners={"a.example/": Owner("shop", lost_unix=make.NOW)})
+    desk.decide([], owners={"a.example/": Owner("shop", lost_unix=make.NOW)}, published=["a.example/"])
     _, body, _ = await desk.get("/api/v1/services")
     assert [(s["service"], s["state"]) for s in body["services"]] == [("shop", "down")]
 

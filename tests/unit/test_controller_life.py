@@ -9,16 +9,17 @@ import time
 from dataclasses import replace
 
 import pytest
+import structlog
 
 from proxyctl import controller, leaving, publication
-from proxyctl.model import Container, EngineEvent, EngineUnavailable, Neighbours
+from proxyctl.model import Container, EngineEvent, EngineUnavailable, Neighbours, Plan
 from proxyctl.plan import routes
 from proxyctl.plan.ownership import ClaimRule
 from proxyctl.publish import nginx
 from proxyctl.publish.nginx import NginxInstance
 from proxyctl.report import Wake
 from proxyctl.state import State, StateStore
-from proxyctl.versions import Word
+from proxyctl.versions import Illegal, Word
 from tests.unit import bench, make
 from tests.unit.controlled import API, RELIST, WEB, Rig, policy, site, waiting
 
@@ -437,6 +438,44 @@ async def test_files_that_no_generation_needs_are_collected(rig: Rig, monkeypatc
     assert len(mains) == 2
     assert rig.reference.current() in mains
     assert "server 10.0.0.6:80" in rig.served()
+
+
+# ---------------------------------------------------------------- our own faults
+
+
+async def test_a_fault_of_our_own_is_logged_with_its_traceback_and_the_next_cycle_goes_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.live(WEB)
+    with monkeypatch.context() as broken, structlog.testing.capture_logs() as logs:
+        broken.setattr(rig.controller._planner, "plan", lambda _: dict[str, Plan]()["missing"])
+        reports = [await rig.cycle(RELIST, API) for _ in range(2)]
+    assert {(report.result, report.error) for report in reports} == {
+        ("failed", "internal error, see the log: KeyError: 'missing'")
+    }
+    (logged,) = [entry for entry in logs if entry["event"] == "internal error"]
+    assert isinstance(logged["exc_info"], KeyError)
+    assert (await rig.cycle()).result == "live"
+
+
+# ---------------------------------------------------------------- a host that is given away
+
+
+async def test_a_released_host_goes_to_who_asks_for_it_at_once(rig: Rig) -> None:
+    before = site("old", "a.example", compose="before/web")
+    after = site("new", "a.example", "10.0.0.6", compose="after/web")
+    await rig.live(before)
+    with pytest.raises(Illegal, match="is served by old"):
+        await rig.controller.release("a.example", " (anna)")
+    await rig.remove(before)
+    await rig.cycle(RELIST, after)
+    assert [rejection.reason for rejection in rig.reports[-1].rejections] == ["host-taken"]
+    assert await rig.controller.release("a.example", " (anna)") == "before.web"
+    rig.build()
+    await rig.cycle(RELIST, after)
+    assert "10.0.0.6" in rig.served(), "also when the controller ends before it has decided"
+    with pytest.raises(Illegal, match=r"no service has the host b\.example; hosts that are taken: a\.example"):
+        await rig.controller.release("b.example", " (anna)")
 
 
 # ---------------------------------------------------------------- a host that is to be left

@@ -22,6 +22,8 @@ def asks(name: str, *, created: float, state: ContainerState = "running", **more
     return container(name, {"host": "a.example"} | more, created=created, state=state, networks={"front": f"10.0.1.{len(name)}"})
 
 
+SITE = ["a.example/"]
+"""What nginx serves already."""
 FIRST, SECOND = asks("first", created=100.0), asks("second", created=200.0)
 
 
@@ -115,12 +117,12 @@ def test_an_incumbent_that_came_back_has_its_whole_grace_again() -> None:
 
 
 def test_the_place_of_a_removed_container_says_503_for_a_while_and_then_is_unknown() -> None:
-    plan = decide([], owners=owned_by("first"))
+    plan = decide([], owners=owned_by("first"), published=SITE)
     assert serving(plan.table) == {"a.example/": []}
     assert plan.owners == owned_by("first", NOW)
-    last = decide([], owners=plan.owners, now=NOW + ownership.GONE_GRACE - 0.1)
+    last = decide([], owners=plan.owners, published=SITE, now=NOW + ownership.GONE_GRACE - 0.1)
     assert serving(last.table) == {"a.example/": []}
-    after = decide([], owners=plan.owners, now=NOW + ownership.GONE_GRACE)
+    after = decide([], owners=plan.owners, published=SITE, now=NOW + ownership.GONE_GRACE)
     assert places(after.table) == {}
     assert after.owners == {}
 
@@ -132,18 +134,19 @@ def test_the_place_of_a_removed_container_is_free_for_the_next_at_once() -> None
 
 def test_another_project_does_not_get_the_host_of_a_removed_container_while_it_is_remembered() -> None:
     stranger = container("stranger", {"host": "a.example"}, created=2.0, networks={"front": "10.0.0.2"}, compose="other/web")
-    plan = decide([stranger], owners=owned_by("first"))
+    plan = decide([stranger], owners=owned_by("first"), published=SITE)
     assert serving(plan.table) == {"a.example/": []}
     ((told, reason),) = [(r.container, r.reason) for r in plan.rejections]
     assert (told, reason) == ("stranger", "host-taken")
-    last = decide([stranger], owners=plan.owners, now=NOW + ownership.GONE_GRACE - 0.1)
+    last = decide([stranger], owners=plan.owners, published=SITE, now=NOW + ownership.GONE_GRACE - 0.1)
     assert serving(last.table) == {"a.example/": []}
-    after = decide([stranger], owners=last.owners, now=NOW + ownership.GONE_GRACE)
+    after = decide([stranger], owners=last.owners, published=SITE, now=NOW + ownership.GONE_GRACE)
     assert serving(after.table) == {"a.example/": ["stranger"]}
 
 
 def test_a_path_that_is_remembered_keeps_its_path() -> None:
-    assert list(places(decide([], owners={"a.example/git/x": Owner("first")}).table)) == ["a.example/git/x"]
+    plan = decide([], owners={"a.example/git/x": Owner("first")}, published=["a.example/git/x"])
+    assert list(places(plan.table)) == ["a.example/git/x"]
 
 
 # ---------------------------------------------------------------- any order, any neighbour

@@ -6,7 +6,7 @@ import pytest
 
 from proxyctl.model import Container, ContainerState, Owner, PublishedPort, Target
 from proxyctl.plan import routes
-from tests.unit.make import NOW, container, decide, places, refusals, serving
+from tests.unit.make import NOW, container, decide, places, refusals, serving, view
 
 A = {"host": "a.example", "service": "web"}
 
@@ -127,8 +127,28 @@ def test_a_container_that_is_being_created_is_tested_ahead_and_not_routed() -> N
     assert plan.probes == {}
 
 
-def test_a_container_that_is_created_and_not_started_does_not_ask_for_another_decision_every_second() -> None:
-    assert not decide([web(state="created")]).holding
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"network": "elsewhere"}, {"host": "x.example", "routes.b.host": "b.example", "routes.b.network": "elsewhere"}],
+    ids=["in a network", "out of reach", "one route out of reach"],
+)
+def test_a_created_container_asks_for_no_other_decision(more: dict[str, str]) -> None:
+    plan = decide([container("web-1", A | more, state="created")])
+    assert (plan.holding, places(plan.table)) == (0, {})
+
+
+def test_a_created_container_behind_a_published_port_asks_for_no_other_decision() -> None:
+    port = PublishedPort(80, "0.0.0.0", 8080)
+    created = container("web-1", A, state="created", networks={"private": ""}, mode="private", published=(port,))
+    assert decide([created], nginx=view(networks={"edge": "172.18.0.1"}), join=False).holding == 0
+
+
+@pytest.mark.parametrize("published", [(), ("a.example/",)], ids=["it never ran", "it was a site"])
+def test_a_host_whose_container_was_removed_answers_503_only_when_it_was_a_site(published: tuple[str, ...]) -> None:
+    owners = decide([web(state="created")]).owners
+    plan = decide([], owners=owners, published=published)
+    assert serving(plan.table) == {place: [] for place in published}
+    assert plan.owners.keys() == owners.keys(), "it stays the project's for the grace"
 
 
 def test_nothing_is_ahead_when_nothing_is_coming() -> None:

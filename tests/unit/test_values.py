@@ -119,6 +119,8 @@ def test_a_duration_may_be_as_long_as_its_bounds() -> None:
         pytest.param(values.host, "*", "a * inside", "*.example.com", id="every host"),
         pytest.param(values.host, "192.168.0.1", "is an IP address", "their Host header", id="an IP address"),
         pytest.param(values.host, "B\u00fccher.example", "not ASCII", "xn--bcher-kva.example", id="not ASCII"),
+        pytest.param(values.host, "stra\u00dfe.example", "not ASCII", ": xn--strae-oqa.example", id="a letter of IDNA 2008"),
+        pytest.param(values.host, "*.fa\u00df.example", "not ASCII", ": *.xn--fa-hia.example", id="a wildcard"),
         pytest.param(values.host, "\u212aelvin.example", "not ASCII", "xn-- form", id="a sign whose lower case is ASCII"),
         pytest.param(hosts, " , ", "no host name", "several with commas", id="a list of nothing"),
         pytest.param(hosts, "a.example,b;", "'b;' is not a host name", "app.example.com", id="one bad name of two"),
