@@ -6,7 +6,7 @@ Remembers the refusals (until their cause changes) and what was live last (to fa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from proxyctl.fileset import OWN_FILE, FileSet, Refusal
 from proxyctl.model import Rejection, RouteTable
@@ -143,6 +143,11 @@ class Acceptance:
         for source in sources:
             self._refusals.pop(source, None)
             self._retries.pop(source, None)
+
+    @property
+    def live_files(self) -> Mapping[str, str]:
+        """The hand-written vhosts that are live."""
+        return self._good.files
 
     def knows(self, fileset: FileSet, nginx: NginxInstance) -> bool:
         """Whether nginx has accepted everything in it."""

@@ -425,8 +425,10 @@ class Controller:
 
     def _with_refusals(self, plan: Plan, nginx: NginxInstance) -> Plan:
         """The plan, with what nginx refuses of it and what it ignores of the hand-written vhosts."""
-        refused = self._publication.acceptance.rejections(plan.ahead)
-        ignored = by_hand.rejections(self.policy.operator_files, plan.table, nginx.view.neighbours)
+        acceptance = self._publication.acceptance
+        refused, live = acceptance.rejections(plan.ahead), acceptance.live_files
+        files = {name: text for name, text in self.policy.operator_files.items() if live.get(name) == text}
+        ignored = by_hand.rejections(files, plan.table, nginx.view.neighbours)
         return replace(plan, rejections=plan.rejections + refused + ignored)
 
     async def _test_ahead(self, course: Course, plan: Plan, nginx: NginxInstance) -> None:

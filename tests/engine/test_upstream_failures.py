@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from http.client import HTTPConnection
 
 import pytest
 
+from tests.engine.test_in_sync import ask_unix
 from tests.rig import LOOPBACK, Box, Controller, Rig, ask, until
 
 BASE = "proxyctl-testbed/base"
@@ -81,6 +83,12 @@ def start(rig: Rig, host: str, count: int) -> list[Box]:
     return [rig.run_container({"host": host, "service": host.partition(".")[0]}, name=f"{host}{n}") for n in range(count)]
 
 
+def routed(controller: Controller, host: str) -> list[str]:
+    """Names of the containers that carry its traffic."""
+    found = json.loads(ask_unix(controller.socket, "/api/v1/status")[1])["routes"]
+    return [t["container"] for route in found if route["host"] == host for t in route["targets"] if t["serving"]]
+
+
 def answering(controller: Controller, host: str) -> int:
     return len({controller.ask(host).backend for _ in range(20)})
 
@@ -125,6 +133,7 @@ def test_request_that_ends_its_process_reaches_two_targets(rig: Rig, controller:
         list(pool.map(lambda _: controller.ask(host, "/slow?ms=20"), range(96)))
     with frozen(controller):
         assert controller.ask(host, "/exit").status == 502
+        until(lambda: running(targets) <= 2, 10, "two to end")
         time.sleep(0.5)
         assert running(targets) == 2
         while running(targets) == 2:  # refused connections are tried again, and reach nobody
@@ -144,6 +153,21 @@ def test_full_accept_queue_is_waited_for(rig: Rig, controller: Controller, repli
     with ThreadPoolExecutor(20) as pool:
         statuses = list(pool.map(lambda _: ask(controller.port, host, timeout=15).status, range(20)))
     assert statuses == [200] * 20
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_refused_connection_is_tried_elsewhere(rig: Rig, controller: Controller, method: str) -> None:
+    """One of two targets does not listen, and a request may meet it several times in a row."""
+    host = f"refused-{method.lower()}.example"
+    labels = {"host": host, "service": f"refused{method}", "port": "80", "health.type": "none"}
+    rig.run_container(labels, name=f"{method}listens")
+    rig.run_container(labels, name=f"{method}silent", image=BASE, args=["sleep", "60"])
+    until(lambda: len(routed(controller, host)) == 2, 10, "two targets")
+    until(lambda: controller.ask_api("/readyz").status == 200, 10, "both to be live")
+    time.sleep(0.5)
+    with ThreadPoolExecutor(2) as pool:
+        statuses = Counter(pool.map(lambda _: controller.ask(host, method=method).status, range(100)))
+    assert statuses == {200: 100}
 
 
 def test_vanished_target_holds_no_request_when_another_lives(rig: Rig, controller: Controller) -> None:

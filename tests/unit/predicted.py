@@ -263,6 +263,7 @@ class Expected:
             first = [comment(bodies), Directive("map", (key, "$proxyctl_body"), (say("default 1"), *without))]
             streamed = (Directive("~^1.*504;", ("504",)), Directive("~^1", ("502",)))
         block = (
+            say("volatile"),
             say("default 502"),
             *streamed,
             comment("Three retries timed out, or there were many of another kind."),
@@ -276,7 +277,7 @@ class Expected:
             Directive("~^(GET|HEAD|OPTIONS|TRACE|PUT|DELETE) .*; ([0-][ ,:]+)*[1-9][0-9]*([ ,:]+[0-])*$", ("0",)),
         )
         last = Directive("~504; (.*[ ,])?(?<proxyctl_waited_for>[^ ,]+)$", (".$proxyctl_waited_for",))
-        waited = (Directive("default", ("",)), last)
+        waited = (say("volatile"), Directive("default", ("",)), last)
         own = (Directive("default", ("",)), Directive("~^503 (.*[ ,:])?50[24]$", ("2",)))
         return [
             *first,
@@ -375,7 +376,7 @@ class Expected:
         return found
 
     def server(self, vhost: VirtualHost) -> Directive:
-        inside = [*self.listen(), Directive("server_name", (vhost.host,))]
+        inside = [*self.listen(), Directive("server_name", (vhost.host,)), say("recursive_error_pages on")]
         if self.settings.included:
             inside += self.site(grpc=any(place.scheme in ("grpc", "grpcs") for place in vhost.locations))
         for place in vhost.locations:
@@ -423,11 +424,10 @@ class Expected:
             Directive("if", ("$proxyctl_stop",), (Directive("return", ("502", BROKEN)),)),
             Directive("root", (f"{self.view.conf_dir}/alive",)),
             Directive("try_files", (f"/{name}$proxyctl_waited", "=503")),
-            say("recursive_error_pages on"),
             Directive("error_page", ("502", "504", "=", f"@{name}")),
             *([say("proxy_ssl_session_reuse off")] if many_names(host, place) else []),
             say("proxy_connect_timeout 1100ms"),
-            Directive("proxy_pass", (f"{place.scheme}://{name}{'$proxyctl_uri' if stripped(place) else ''}",)),
+            Directive("proxy_pass", (f"{place.scheme}://{name}$proxyctl_uri",)),
         )
         return Directive("location", (f"@{name}",), block)
 
