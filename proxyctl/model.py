@@ -141,6 +141,8 @@ class Snapshot:
     containers: Mapping[str, Container]
     stopping: frozenset[str] = frozenset()
     """Ids of containers that were sent their stop signal and have not died yet."""
+    flapping: Mapping[str, str] = field(default_factory=dict)
+    """Ids of containers that end again and again, and why they get no traffic for the moment."""
 
 
 # ---------------------------------------------------------------- what labels say

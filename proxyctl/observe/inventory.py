@@ -12,9 +12,11 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Snapshot
+from proxyctl.observe.flapping import Flapping
 from proxyctl.report import Wake
 from proxyctl.values import kind_of_name
 
@@ -53,6 +55,8 @@ class Inventory:
         """Container id -> the clock at its latest event: what was asked before that is not believed any more."""
         self.took = 0.0
         """Seconds that the latest list took."""
+        self._flapping = Flapping()
+        self._held: Mapping[str, str] = {}
         self._readings: dict[asyncio.Task[None], tuple[str, bool]] = {}
         """Under way: the container's id, and whether it runs by now, for all that events have told."""
         self._not_before: dict[str, float] = {}
@@ -72,7 +76,7 @@ class Inventory:
         if event.action == "die" and container:
             self._tick(container_id)
             self._known[container_id] = replace(container, state="exited")
-            self._stopping.pop(container_id, None)
+            self._flapping.ended(container_id, at, requested=self._stopping.pop(container_id, None) is not None)
             self._ended.add(container_id)
             self._addresses_matter = max(self._addresses_matter, at + REUSE_WITHIN)
             self._post(Wake((reason,), urgent=True, at=at))
@@ -89,9 +93,17 @@ class Inventory:
         elif event.action == "kill" and container_id in self._inspected:
             self._stop(container_id, event.signal, Wake((reason,), urgent=True, at=at))
         else:
+            if event.action == "start":
+                self._hold(container_id, self._flapping.started(container_id, at))
             killed = event.action == "kill"
             runs = event.action not in ("create", "destroy")
             self._begin(container_id, Wake((reason,), urgent=killed, at=at), event.signal if killed else None, runs=runs)
+
+    def _hold(self, container_id: str, seconds: float) -> None:
+        """Comes back when it may get traffic."""
+        if seconds:
+            wake = partial(Wake, (f"{container_id[:12]} has run for {seconds:g} s",))
+            asyncio.get_running_loop().call_later(seconds, lambda: self._post(wake(at=time.monotonic())))
 
     def watch_addresses(self, *, always: bool) -> None:
         """`always`: a worker of nginx lives that knows an address which its container has left."""
@@ -205,7 +217,9 @@ class Inventory:
             self._told = dict(self._known)
             modes = {container.network_mode for container in self._known.values()}
             self._lenders = frozenset(mode.removeprefix("container:") for mode in modes if mode.startswith("container:"))
-        return Snapshot(self._told, frozenset(self._stopping))
+        held = self._flapping.held(time.monotonic())
+        self._held = self._held if held == self._held else held
+        return Snapshot(self._told, frozenset(self._stopping), self._held)
 
     async def _relist(self) -> None:
         before, unread, began = self._clock, [], time.monotonic()
@@ -229,6 +243,7 @@ class Inventory:
                     self._known[container_id] = new
             else:
                 self._known.pop(container_id)
+        self._flapping.forget(self._inspected - self._known.keys())
         self._inspected &= self._known.keys()
         self._ended &= self._known.keys()
         self._news = {each: at for each, at in self._news.items() if each in self._known or at > before}

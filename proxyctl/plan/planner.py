@@ -76,6 +76,7 @@ class Planner:
         self._containers: Mapping[str, Container] = {}
         self._standing: Mapping[ProbeKey, ProbeResult] = {}
         self._stopping: frozenset[str] = frozenset()
+        self._flapping: Mapping[str, str] = {}
         self._nginx_in: Mapping[str, str] = NO_NETWORKS
         self._nginx_is = ""
         self._register = Register()
@@ -136,6 +137,10 @@ class Planner:
     def _moved(self, inputs: Inputs) -> set[str]:
         """Hosts whose targets have another standing."""
         ids = set(inputs.snapshot.stopping ^ self._stopping)
+        flapping = inputs.snapshot.flapping
+        if flapping is not self._flapping:
+            ids |= {key for key, _ in flapping.items() ^ self._flapping.items()}
+            self._flapping = flapping
         before, now = self._standing, inputs.standing
         gone, new = identity.between(before.values(), now.values())
         if gone or new:
@@ -323,10 +328,10 @@ class Planner:
         if not owned and not court.rejections:
             self._hosts.pop(host, None)
             return
-        standing, stopping = inputs.standing, inputs.snapshot.stopping
+        standing, snapshot = inputs.standing, inputs.snapshot
         shares, closed = wishes(inputs, owned)
         locations = {
-            path: location_of(standing, stopping, path, group, shares.get(path), maintenance=path in closed)
+            path: location_of(standing, snapshot, path, group, shares.get(path), maintenance=path in closed)
             for path, group in sorted(owned.items())
             if not shares or not self._is_elsewhere(group, shares.get(path))
         }
@@ -337,10 +342,11 @@ class Planner:
         vhost = vhost_of(host, [location for path, location in locations.items() if path not in held])
         ahead = vhost
         if coming:
+            hoped = replace(snapshot, flapping={})
             ahead = vhost_of(
                 host,
                 [
-                    location_of(HOPEFUL, stopping, path, group, newest(group))
+                    location_of(HOPEFUL, hoped, path, group, newest(group))
                     for path, group in sorted(owned.items())
                     if path not in gone & held
                 ],

@@ -139,7 +139,7 @@ def wishes(inputs: Inputs, owned: Mapping[str, list[Claim]]) -> tuple[dict[str, 
 
 def location_of(
     standing: Mapping[ProbeKey, ProbeResult],
-    stopping: frozenset[str],
+    snapshot: Snapshot,
     path: str,
     group: Iterable[Claim],
     shares: Shares | None = None,
@@ -148,7 +148,7 @@ def location_of(
 ) -> Location:
     """`shares`: the versions that carry traffic; without it, all do. Where nothing of them lives, another one stands in."""
     claims = sorted(group, key=lambda c: c.age)
-    judged = [_judge(standing, stopping, claim) for claim in claims]
+    judged = [_judge(standing, snapshot, claim) for claim in claims]
     shares = _with_stand_in(judged, shares)
     carrying = [(c, t) for c, t in zip(claims, judged, strict=True) if shares is None or (c.spec.version or "") in shares]
     first = next((c for c, _ in carrying if c.present), carrying[0][0] if carrying else claims[0] if claims else None)
@@ -217,7 +217,7 @@ def replica_state(inputs: Inputs, container: Container, claims: Iterable[Claim])
         return "coming", "not started yet"
     if container.state not in ALIVE:
         return "dead", ""
-    judged = [_judge(inputs.standing, inputs.snapshot.stopping, claim) for claim in claims]
+    judged = [_judge(inputs.standing, inputs.snapshot, claim) for claim in claims]
     for state in WORST_FIRST:
         for target in judged:
             if target.state == state:
@@ -225,17 +225,19 @@ def replica_state(inputs: Inputs, container: Container, claims: Iterable[Claim])
     return "healthy", ""
 
 
-def _judge(standing: Mapping[ProbeKey, ProbeResult], stopping: frozenset[str], claim: Claim) -> RoutedTarget:
+def _judge(standing: Mapping[ProbeKey, ProbeResult], snapshot: Snapshot, claim: Claim) -> RoutedTarget:
     container, target = claim.container, claim.target
     state: TargetState
     reason = ""
     result = standing.get((target, claim.route.name)) if target else None
     if target is None or (target == PENDING and not result):
         state, reason = "down", container.state
-    elif container.id in stopping:
+    elif container.id in snapshot.stopping:
         state, reason = "stopping", "it was sent its stop signal"
     elif container.state == "paused":
         state, reason = "unhealthy", "paused"
+    elif container.id in snapshot.flapping:
+        state, reason = "warming", snapshot.flapping[container.id]
     elif result is None:
         state, reason = "warming", "not checked yet"
     else:

@@ -109,6 +109,22 @@ def test_a_crash_loop_is_one_entry_that_counts(rig: Rig, controller: Controller)
     box.remove()
 
 
+def test_a_crash_loop_costs_few_reloads_and_is_called_flapping(rig: Rig, controller: Controller) -> None:
+    """It is healthy for a second of each run, beside a container of its service that stays."""
+    labels = {"host": "flaps.example", "service": "flaps", "health.type": "none"}
+    python(rig, SERVES, labels)
+    controller.wait_for("flaps.example")
+    before = len(controller.records("live"))
+    box = python(rig, "import time; time.sleep(1); exit(3)", labels, RestartPolicy={"Name": "always"})
+    until(lambda: target(controller, box).get("restarts", 0) >= 3, 30, "three restarts")
+    until(lambda: "flapping" in target(controller, box)["reason"], 10, "the reason")
+    reloads = len(controller.records("live")) - before
+    time.sleep(4)
+    assert len(controller.records("live")) - before == reloads <= 5
+    assert controller.ask("flaps.example").status == 200
+    box.remove()
+
+
 def test_a_stop_on_request_is_no_warning(rig: Rig, controller: Controller) -> None:
     box = rig.run_container({"host": "calm.example", "service": "calm"})
     controller.wait_for("calm.example")
