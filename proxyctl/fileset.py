@@ -105,6 +105,8 @@ class Freed:
 
     target: Target
     service: str
+    project: str = ""
+    """Of compose; empty without one, or when it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +118,5 @@ class Generation:
     workers: frozenset[int]
     """Pids on the host."""
     freed: frozenset[Freed]
+    since_unix: float = 0.0
+    """When the next configuration was proved; 0 when that is not known."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from proxyctl import identity
+from proxyctl import identity, steady
 from proxyctl.acceptance import Acceptance
 from proxyctl.cycle import Course, Parts, Policy
 from proxyctl.fileset import FileSet
@@ -178,9 +178,9 @@ class Publication:
 
     async def _retire(self, course: Course, snapshot: Snapshot, nginx: NginxInstance) -> None:
         if self._unretired:
-            self.retirement.proved(self._unretired, self.table)
+            self.retirement.proved(self._unretired, self.table, snapshot, steady.now())
             self._unretired = None
-        course.retired = await self.retirement.end(snapshot, self.table, lambda: self._parts.reloader.living(nginx))
+        course.retired = await self.retirement.end(snapshot, self.table, nginx.id, lambda: self._parts.reloader.living(nginx))
         self._parts.inventory.watch_addresses(always=self.retirement.watchful)
 
     async def _publish(self, course: Course, tested: Tested, wanted: Served, nginx: NginxInstance) -> None:

@@ -1,11 +1,12 @@
-"""Old workers of nginx, from the proof that they are old to their end: at once, when an address that they know is reused."""
+"""Old workers of nginx, from the proof that they are old to their end: at once, when a stranger gets an address to which
+they may still send a request."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 
-from proxyctl import identity
+from proxyctl import identity, steady
 from proxyctl.fileset import Generation
 from proxyctl.model import RouteTable, Snapshot, Target
 from proxyctl.plan import generations
@@ -27,7 +28,7 @@ class Retirement:
     @property
     def watchful(self) -> bool:
         """Whether it matters who gets an address now."""
-        return any(generation.freed for generation in self.generations)
+        return bool(generations.dangerous(self.generations, steady.now()))
 
     @property
     def known(self) -> frozenset[str]:
@@ -50,21 +51,21 @@ class Retirement:
         _, new = identity.between(self._table.vhosts, table.vhosts)
         self._beside = {**generations.serving(new), **self._beside}
 
-    def proved(self, live: Live, table: RouteTable) -> None:
+    def proved(self, live: Live, table: RouteTable, snapshot: Snapshot, now_unix: float) -> None:
         """nginx serves `table`; the workers that end in it know what was served until now."""
         gone, _ = identity.between(self._table.vhosts, table.vhosts)
         before = {**self._beside, **generations.serving(gone)}
         run = f"{live.nginx_id} {live.nginx_started_at}"
         now = generations.serving_of(table.vhosts, before)
-        self.generations = generations.advance(self.generations, run, live.ending, before, now)
+        self.generations = generations.advance(self.generations, run, live.ending, before, now, snapshot.containers, now_unix)
         self._table, self._beside = table, {}
 
     async def end(
-        self, snapshot: Snapshot, table: RouteTable, living: Callable[[], Awaitable[frozenset[int]]]
+        self, snapshot: Snapshot, table: RouteTable, nginx_id: str, living: Callable[[], Awaitable[frozenset[int]]]
     ) -> tuple[str, ...]:
         """Ends the workers that would lead to somebody else; says so, or that it cannot, a line for each address. `living`: the
         pids of all workers, asked for when one could not be ended."""
-        endangered = generations.endangered(self.generations, snapshot, table)
+        endangered = generations.endangered(self.generations, snapshot, table, steady.now(), nginx_id)
         if not endangered:
             return ()
         ended = {pid for pid in endangered if workers.end(pid)}

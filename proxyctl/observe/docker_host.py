@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import docker
@@ -24,6 +25,7 @@ from docker.context import ContextAPI
 from docker.utils import kwargs_from_env
 
 from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Exit
+from proxyctl.observe import addresses
 from proxyctl.observe.engine_json import (
     NOT_UNDERSTOOD,
     json_lines,
@@ -47,6 +49,8 @@ _TO_THE_SECOND = 19
 """Characters of an ISO 8601 time."""
 _ANOTHER_VERSION = "client version"
 """In what an engine says that speaks the client's version of the API no more, or not yet."""
+_IN_USE = "already in use"
+"""An address that was asked for."""
 _PODMAN_HAS_IT = "network already exists"
 """In what Podman says, with status 500, where Docker answers 409 (4.3.1)."""
 CALL_TIMEOUT, SLOW_TIMEOUT = 15.0, 300.0
@@ -326,10 +330,26 @@ class DockerHost:
                 raise
 
     async def connect_network(self, network: str, container: str) -> None:
-        await self._call(lambda c: c.connect_container_to_network(container, network))
+        """At the last free address where the owner of the network chose its subnet, else at the one that the engine gives."""
+        described = await self._call(lambda c: c.inspect_network(network))
+        containers = await self._call(lambda c: c.containers(all=True))
+        for four, six in addresses.spare(described, containers):
+            ask = partial(_connect, network=network, container=container, ipv4_address=four, ipv6_address=six)
+            try:
+                await self._call(ask)
+            except EngineRefused as error:
+                if _IN_USE not in str(error).lower():  # the subnet is the engine's choice, or the next call says it again
+                    break
+            else:
+                return
+        await self._call(partial(_connect, network=network, container=container))
 
     async def disconnect_network(self, network: str, container: str) -> None:
         await self._call(lambda c: c.disconnect_container_from_network(container, network, force=True))
+
+
+def _connect(client: docker.APIClient, *, network: str, container: str, **settings: Any) -> None:
+    client.connect_container_to_network(container, network, **settings)
 
 
 def _top(client: docker.APIClient, container: str) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from proxyctl.model import Container, Probe, ProbeKey, Rejection
 from proxyctl.plan.ownership import Claim
+from proxyctl.plan.targets import ALIVE
 from proxyctl.versions import Version
 
 
@@ -22,6 +23,11 @@ class Asked:
     claims: tuple[Claim, ...]
     probes: tuple[Probe, ...]
     networks: tuple[str, ...]
+
+    @property
+    def joins(self) -> tuple[str, ...]:
+        """The networks, once it runs. Before that nginx stays where it is in one of them, and joins none."""
+        return self.networks if self.container.state in ALIVE else ()
 
     @property
     def age(self) -> tuple[float, str]:
@@ -66,12 +72,18 @@ class Register:
         self.labelled: Counter[str] = Counter()
         """Service -> how many of its containers have a version."""
         self._networks: Counter[str] = Counter()
+        self._joins: Counter[str] = Counter()
         self.probes: dict[ProbeKey, Probe] = {}
 
     @property
     def networks(self) -> frozenset[str]:
-        """In which a target is."""
+        """In which a target is, or will be when it is started."""
         return frozenset(+self._networks)
+
+    @property
+    def joins(self) -> frozenset[str]:
+        """In which a target is."""
+        return frozenset(+self._joins)
 
     def askers(self, host: str) -> Iterator[Asked]:
         """Who asks for it."""
@@ -85,8 +97,8 @@ class Register:
         """One that is not in it."""
         container_id, service = asked.container.id, asked.service
         self.by_id[container_id] = asked
-        for network in asked.networks:
-            self._networks[network] += 1
+        self._networks.update(asked.networks)
+        self._joins.update(asked.joins)
         for probe in asked.probes:
             self.probes[probe.key] = probe
         if asked.version is not None:
@@ -102,6 +114,7 @@ class Register:
         if asked is None:
             return None
         self._networks.subtract(asked.networks)
+        self._joins.subtract(asked.joins)
         for probe in asked.probes:
             del self.probes[probe.key]
         if asked.version is not None:

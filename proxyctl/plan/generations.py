@@ -1,7 +1,7 @@
 """Old workers of nginx and what they still know -> which of them must end.
 
 A kept connection goes on asking the worker that took it, with the configuration of its start. Docker gives a freed address to the
-next container at once, so such a worker can lead to somebody else's application for as long as it lives.
+next container at once, so for some seconds such a worker can lead to somebody else's application.
 """
 
 from __future__ import annotations
@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from proxyctl.fileset import Freed, Generation
-from proxyctl.model import ProbeKey, RoutedTarget, RouteTable, Snapshot, Target, VirtualHost
+from proxyctl.model import Container, ProbeKey, RoutedTarget, RouteTable, Snapshot, Target, VirtualHost
+from proxyctl.plan.ownership import project_of
+
+LAST_REQUEST = 20.0
+"""Seconds after the proof of the next configuration in which an old worker may still send a request that is new: on a connection
+that was idle (5 s, keepalive_min_timeout), or again after failures (10 s). A body that a client is still sending takes longer."""
 
 
 def serving(vhosts: Iterable[VirtualHost]) -> dict[Target, str]:
@@ -41,33 +46,58 @@ def carrying(vhosts: Iterable[VirtualHost]) -> Iterable[ProbeKey]:
 
 
 def advance(
-    generations: Iterable[Generation], run: str, ending: frozenset[int], before: Mapping[Target, str], now: Mapping[Target, str]
+    generations: Iterable[Generation],
+    run: str,
+    ending: frozenset[int],
+    before: Mapping[Target, str],
+    now: Mapping[Target, str],
+    containers: Mapping[str, Container],
+    now_unix: float,
 ) -> tuple[Generation, ...]:
     """The generations after a proof. `ending`: the old workers that still live, in this `run` of nginx; those that are in no
     generation yet were started with `before`, what was live until now. `now`: what is live, or of it what is in `before`."""
-    freed = frozenset(Freed(target, service) for target, service in before.items() if target not in now)
+
+    def project(container_id: str) -> str:
+        return project_of(containers[container_id]) if container_id in containers else ""
+
+    freed = frozenset(
+        Freed(target, service, project(target.container_id)) for target, service in before.items() if target not in now
+    )
     past = [g for g in generations if g.run == run]
     newly = ending.difference(*(g.workers for g in past))
-    older = (Generation(run, g.workers & ending, g.freed | freed) for g in past)
-    return tuple(g for g in (*older, Generation(run, newly, freed)) if g.workers)
+    older = (Generation(run, g.workers & ending, g.freed | freed, g.since_unix) for g in past)
+    return tuple(g for g in (*older, Generation(run, newly, freed, now_unix)) if g.workers)
 
 
-def endangered(generations: Iterable[Generation], snapshot: Snapshot, table: RouteTable) -> dict[int, str]:
-    """Workers that know an address which another service's container has now -> a word on why. Another container of the
-    same service may have it: that is the same application."""
-    knowing = [g for g in generations if g.freed]
+def dangerous(generations: Iterable[Generation], now_unix: float) -> list[Generation]:
+    """Those that may still send a new request to an address that is not its target's any more."""
+    return [g for g in generations if g.freed and (not g.since_unix or now_unix - g.since_unix < LAST_REQUEST)]
+
+
+def endangered(
+    generations: Iterable[Generation], snapshot: Snapshot, table: RouteTable, now_unix: float, nginx_id: str = ""
+) -> dict[int, str]:
+    """Workers that know an address which a stranger has now and may still send it a request -> a word on why. No strangers are:
+    another container of the service or of its compose project, and nginx, which knows what is right now."""
+    knowing = dangerous(generations, now_unix)
     if not knowing:
         return {}
     targets = [t for vhost in table.vhosts for location in vhost.locations for t in location.targets]
     holders = _holders({freed.target.address for g in knowing for freed in g.freed}, snapshot, targets)
     holding = frozenset().union(*holders.values())
     services = {t.target.container_id: t.service for t in targets if t.target.container_id in holding}
+
+    def project_of_id(container_id: str) -> str:
+        return project_of(snapshot.containers[container_id]) if container_id in snapshot.containers else ""
+
     found: dict[int, str] = {}
     for generation in knowing:
         for freed in sorted(generation.freed, key=lambda f: f.target):
             target = freed.target
             for holder in holders.get(target.address, set()) | holders.get(f"{target.address} {target.port}", set()):
-                if holder != target.container_id and services.get(holder, "") != freed.service:
+                if holder in (target.container_id, nginx_id) or services.get(holder, "") == freed.service:
+                    continue
+                if not freed.project or freed.project != project_of_id(holder):
                     name = snapshot.containers[holder].name if holder in snapshot.containers else holder[:12]
                     found |= dict.fromkeys(generation.workers, f"{target.address} belongs to {name} now")
     return found

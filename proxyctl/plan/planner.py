@@ -109,7 +109,7 @@ class Planner:
         """What has to be done before anything is decided: networks that nginx must be in, and targets that must be asked."""
         self._ask(inputs)
         known = self._plan if not self._has_asked else None
-        return self._register.networks, known.probes.values() if known else tuple(self._register.probes.values())
+        return self._register.joins, known.probes.values() if known else tuple(self._register.probes.values())
 
     def plan(self, inputs: Inputs) -> Plan:
         """One decision. Inputs are compared with those before by identity first: what is the same object costs nothing."""

@@ -8,7 +8,7 @@ import pytest
 from docker.types import IPAMConfig, IPAMPool
 
 from proxyctl.publish.nginx import YOUNG
-from tests.rig import Controller, Rig, free_port
+from tests.rig import Box, Controller, Rig, free_port, until
 
 
 def networks_of(rig: Rig, controller: Controller) -> set[str]:
@@ -93,6 +93,55 @@ def test_ipv6_alone_is_enough(rig: Rig, controller: Controller) -> None:
     )
     rig.run_container({"host": "six.example"}, name="six", network=network)
     controller.wait_for("six.example", backend="six")
+
+
+@pytest.fixture(scope="module")
+def chosen(rig: Rig) -> str:
+    """A network whose subnet its owner chose, so that containers may have fixed addresses in it."""
+    name = f"{rig.run}-chosen"
+    pools = [IPAMPool("10.213.79.0/24")]
+    rig.client.create_network(name, driver="bridge", labels=rig.marks, ipam=IPAMConfig(pool_configs=pools))
+    return name
+
+
+def test_nginx_takes_no_fixed_address(rig: Rig, controller: Controller, chosen: str) -> None:
+    """Neither the one of a container that is started later, nor the lowest free one, and nginx keeps its own over a restart."""
+
+    def fixed(address: str, name: str, labels: dict[str, str] | None = None) -> Box:
+        place = {"EndpointsConfig": {chosen: {"IPAMConfig": {"IPv4Address": address}}}}
+        return rig.create_container(labels, name=name, network=chosen, NetworkingConfig=place)
+
+    boxes = [fixed("10.213.79.2", "db"), fixed("10.213.79.254", "last"), fixed("10.213.79.3", "site", {"host": "fixed.example"})]
+    boxes[2].start()
+    controller.wait_for("fixed.example", backend="site")
+    own = rig.client.inspect_container(controller.nginx)["NetworkSettings"]["Networks"][chosen]["IPAddress"]
+    assert own == "10.213.79.253"
+    for box in boxes[:2]:
+        box.start()
+    rig.client.restart(controller.nginx, timeout=1)
+    controller.wait_for("fixed.example", backend="site")
+    assert rig.client.inspect_container(controller.nginx)["NetworkSettings"]["Networks"][chosen]["IPAddress"] == own
+    for box in boxes:
+        box.remove()
+    until(lambda: chosen not in networks_of(rig, controller), YOUNG + 10, "nginx to leave")
+
+
+def test_nginx_joins_no_network_before_a_target_runs(rig: Rig, controller: Controller) -> None:
+    network = rig.network("unstarted")
+    box = rig.create_container({"host": "unstarted.example"}, name="unstarted", network=network)
+    time.sleep(2)
+    assert network not in networks_of(rig, controller)
+    box.start()
+    controller.wait_for("unstarted.example", backend="unstarted")
+    assert network in networks_of(rig, controller)
+    again = rig.create_container({"host": "unstarted.example"}, name="unstarted2", network=network)
+    time.sleep(YOUNG)
+    box.stop()
+    time.sleep(1)
+    assert network in networks_of(rig, controller), "the next one is there already"
+    again.remove()
+    box.remove()
+    rig.remove_network(network)
 
 
 def test_a_container_without_a_network_is_told_what_to_do(rig: Rig, controller: Controller) -> None:

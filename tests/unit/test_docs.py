@@ -47,6 +47,7 @@ CALLS = {
     "kill": ("POST /containers/{id}/kill",),
     "start": ("POST /containers/{id}/start",),
     "stop": ("POST /containers/{id}/stop",),
+    "inspect_network": ("GET /networks/{id}",),
     "connect_container_to_network": ("POST /networks/{id}/connect",),
     "disconnect_container_from_network": ("POST /networks/{id}/disconnect",),
     "pull": ("POST /images/create",),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxyctl.fileset import Generation
-from proxyctl.model import RouteTable, Target, VirtualHost
+from proxyctl.model import RouteTable, Snapshot, Target, VirtualHost
 from proxyctl.plan import generations
 from proxyctl.publish.reload import Live
 from proxyctl.retirement import Retirement
@@ -50,7 +50,7 @@ def test_what_old_workers_know_is_what_was_served_and_is_not_any_more(
         retirement.attempted(table)
         served = {**everything(table), **served}
         if ending is not None:
-            retirement.proved(Live("digest", "nginx", "now", frozenset({9}), ending), table)
-            expected = generations.advance(expected, "nginx now", ending, served, everything(table))
+            retirement.proved(Live("digest", "nginx", "now", frozenset({9}), ending), table, Snapshot({}), 1.0)
+            expected = generations.advance(expected, "nginx now", ending, served, everything(table), {}, 1.0)
             served = everything(table)
         assert retirement.generations == expected
