@@ -145,12 +145,13 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What an operator says. `value`: the percent of `weight`, or whether `maintenance` is on."""
+    """What an operator says. `value`: the percent of `weight`, or whether `maintenance` is on; `to`: where `rollback` leads."""
 
     verb: Verb
     value: int = 0
     who: str = ""
     why: str = ""
+    to: Version | None = None
 
 
 @dataclass(frozen=True, slots=True)

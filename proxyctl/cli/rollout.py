@@ -20,9 +20,10 @@ why_option = click.option("--why", default="", metavar="TEXT", help="Kept in the
 @click.argument("verb", type=click.Choice(VERBS))
 @click.argument("service")
 @click.argument("percent", type=click.IntRange(0, 99), required=False)
+@click.option("--to", metavar="VERSION", help="Of rollback: the version that gets the traffic, also one that has failed.")
 @why_option
 @click.pass_obj
-def rollout(options: Options, verb: str, service: str, percent: int | None, why: str) -> None:
+def rollout(options: Options, verb: str, service: str, percent: int | None, to: str | None, why: str) -> None:
     """Say a word about the versions of a service.
 
     promote: the version that is ready gets the traffic. rollback: the one before gets it back, and this one is not tried again.
@@ -31,7 +32,10 @@ def rollout(options: Options, verb: str, service: str, percent: int | None, why:
     """
     if (percent is None) == (verb == "weight"):
         raise Stop("write `rollout weight SERVICE PERCENT`; the other words take no percent", USAGE)
-    _tell(options, "rollout", {"service": service, "verb": verb, "value": percent or 0, "why": why})
+    if to is not None and verb != "rollback":
+        raise Stop("--to is for `rollout rollback`", USAGE)
+    wish: dict[str, object] = {"service": service, "verb": verb, "value": percent or 0, "why": why}
+    _tell(options, "rollout", wish if to is None else {**wish, "to": to})
 
 
 @click.command(cls=Command)

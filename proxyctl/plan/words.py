@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from proxyctl.plan.rollout import Turn, step, without
 from proxyctl.plan.sight import outlook, shown
-from proxyctl.versions import CUT, Action, Failure, Illegal, RolledBack, Rollout, Seen, Word
+from proxyctl.versions import CUT, Action, Failure, Illegal, RolledBack, Rollout, Seen, Version, Word
 
 
 def obey(rollout: Rollout, word: Word, seen: Seen, now: float) -> tuple[Rollout, tuple[Action, ...]]:
@@ -42,22 +42,66 @@ class _Listener(Turn):
         self.rollout = replace(rollout, paused=False, held_unix=None)
         self.cut()
 
-    def _obey_rollback(self, _: Word, by: str) -> None:
-        rollout = self.rollout
-        text = f"rolled back{by}"
-        if rollout.candidate is not None:
-            if rollout.phase in CUT and not self.sight.started(rollout.active):
-                raise Illegal(f"{shown(rollout.active)} is not running: start it first")
-            self.fail("operator", text)
-            return
+    def _obey_rollback(self, word: Word, by: str) -> None:
+        """The candidate is out when there is one, else the active version. `word.to`: where the traffic goes, also when that
+        version has failed before."""
+        rollout, text = self.rollout, f"rolled back{by}"
         if rollout.active is None:
             raise Illegal("no version has been served yet")
-        back = rollout.previous if self.sight.healthy(rollout.previous) else None
+        if word.to is not None and word.to == self._carrying():
+            raise Illegal(f"{shown(word.to)} has the traffic already")
+        if rollout.candidate is not None and rollout.phase in CUT:
+            self._give_back(word, text)
+        elif rollout.candidate is not None and word.to is None:
+            self.fail("operator", text)
+            self.note(f"{shown(rollout.active)} was not rolled back: another `rollback` does that")
+            return
+        if word.to is None and rollout.candidate is not None:
+            return
+        back = self._before() if word.to is None else word.to
+        if back == self.rollout.active:  # it has the traffic again
+            return
         if back is None:
-            older = [v for v in rollout.versions if v != rollout.active and self.sight.healthy(v)]
-            back = max((v for v in older if v not in rollout.failures), key=self.born, default=None)
-        if back is None:
-            raise Illegal(f"no other version is healthy: there is nothing to go back to from {shown(rollout.active)}")
+            hint = "`rollback --to VERSION` goes to one that has failed, or is newer"
+            raise Illegal(
+                f"there is no older version to go back to from {shown(rollout.active)} that is healthy and has not failed: {hint}"
+            )
+        if not self.sight.healthy(back):
+            raise Illegal(f"{shown(back)} is not healthy" if self.sight.of(back) else f"{shown(back)} has no container")
+        self._go_back(back, text, by)
+
+    def _carrying(self) -> Version | None:
+        return self.rollout.candidate if self.rollout.phase in CUT else self.rollout.active
+
+    def _give_back(self, word: Word, text: str) -> None:
+        """The candidate has the traffic, which goes to the active version."""
+        rollout = self.rollout
+        if rollout.cause == "rollback" and word.to is None:
+            raise Illegal(
+                f"{shown(rollout.active)} is being rolled back to {shown(rollout.candidate)} already: "
+                "`rollback --to VERSION` goes to another version"
+            )
+        if word.to in (None, rollout.active) and not self.sight.started(rollout.active):
+            raise Illegal(f"{shown(rollout.active)} is not running: start it first")
+        if word.to not in (None, rollout.active) and not self.sight.healthy(word.to):
+            raise Illegal(f"{shown(word.to)} is not healthy")
+        self.fail("operator", text)
+        if word.to is not None:
+            self.rollout = replace(self.rollout, failures=without(self.rollout.failures, word.to))
+
+    def _before(self) -> Version | None:
+        """The version that was active before, else the newest that is older; healthy, and not one that has failed."""
+        rollout = self.rollout
+        able = [v for v in rollout.versions if v != rollout.active and v not in rollout.failures and self.sight.healthy(v)]
+        if rollout.previous in able:
+            return rollout.previous
+        older = [v for v in able if self.born(v) < self.born(rollout.active)]
+        return max(older, key=self.born, default=None)
+
+    def _go_back(self, back: Version, text: str, by: str) -> None:
+        rollout = self.rollout
+        if rollout.active is None:
+            raise Illegal("no version has been served yet")
         containers = frozenset(r.container_id for r in self.sight.of(rollout.active))
         self.note(f"{shown(rollout.active)} is rolled back to {shown(back)}{by}")
         self.actions.append(RolledBack(rollout.active, "operator", carried=True))

@@ -35,7 +35,9 @@ class Changes:
 
     async def rollout(self, body: bytes, who: str) -> str:
         wish = _read(body, wishes.RolloutWish)
-        return await self._controller.say(wish.service, Word(wish.verb, wish.value, who, wish.why))
+        if wish.to is not None and wish.verb != "rollback":
+            raise BadValue(f"{wish.verb} takes no version", "leave `to` out: it is for rollback")
+        return await self._controller.say(wish.service, Word(wish.verb, wish.value, who, wish.why, wish.to))
 
     async def freeze(self, body: bytes, who: str) -> str:
         await self._controller.freeze(on=True, by=_by(who, _read(body, wishes.FreezeWish).why))

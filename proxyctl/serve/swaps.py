@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from proxyctl.versions import Phase, Told
+from proxyctl.versions import CUT, Phase, Told
 
 VersionStanding = Literal["active", "candidate", "standby", "draining", "failed", "gone"]
 """active: has the traffic, and gets it back; candidate: is being rolled out; failed: not tried again by itself; draining: without
@@ -51,15 +51,16 @@ class Rollout:
 
 def rollout_of(told: Told) -> Rollout:
     state = told.rollout
+    back = _is_going_back(told)
     names = {replica.version for replica in told.replicas} | state.failures.keys() | {v for v in (state.active,) if v is not None}
     born = {version: known.born_unix for version, known in state.versions.items()}
     return Rollout(
         service=told.service,
         state=state.phase,
         since_unix=state.since_unix,
-        active=state.active,
-        candidate=state.candidate,
-        previous=state.previous,
+        active=state.candidate if back else state.active,
+        candidate=None if back else state.candidate,
+        previous=state.active if back else state.previous,
         paused=state.paused,
         maintenance=state.maintenance,
         draining=tuple(sorted(state.draining)),
@@ -69,12 +70,17 @@ def rollout_of(told: Told) -> Rollout:
     )
 
 
+def _is_going_back(told: Told) -> bool:
+    """Whether an operator has taken the traffic from the active version: it is active no more, though nothing is proved yet."""
+    return told.rollout.cause == "rollback" and told.rollout.phase in CUT
+
+
 def _version(told: Told, version: str) -> Version:
-    state = told.rollout
+    state, back = told.rollout, _is_going_back(told)
     replicas = [replica for replica in told.replicas if replica.version == version and replica.state != "dead"]
     standings: tuple[tuple[VersionStanding, bool], ...] = (
+        ("active", version == (state.candidate if back else state.active)),
         ("candidate", version == state.candidate),
-        ("active", version == state.active),
         ("failed", version in state.failures),
         ("draining", version in state.draining),
         ("standby", bool(replicas)),

@@ -42,6 +42,8 @@ class RolloutWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: Annotated[int, msgspec.Meta(ge=0, le=99)] = 0
     """Of `weight`: percent for the new version; of `maintenance`: 1 is on."""
     why: Annotated[str, msgspec.Meta(max_length=MAX_WHY)] = ""
+    to: Annotated[str, msgspec.Meta(max_length=MAX_NAME)] | None = None
+    """Of `rollback`: the version that gets the traffic; empty for the containers without one."""
 
 
 class ReleaseWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

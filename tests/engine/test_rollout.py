@@ -124,8 +124,14 @@ def test_manual_waits_for_the_word_and_rollback_brings_the_old_one_back(shop: Sh
         again = proxyctl(shop.controller, "rollout", "promote", shop.service)
         assert (again.returncode, "no version is ready" in again.stderr) == (1, True), again
         assert "v2 is rolled back to v1" in shop.say("rollout", "rollback", shop.service, "--why", "prices are wrong")
+        table = proxyctl(shop.controller, "status").stdout
+        assert not [line for line in table.splitlines() if "active" in line and "v2" in line], table
         shop.until("idle", "v1", 30)
         assert "prices are wrong" in shop.reason("v2")
+        toggled = proxyctl(shop.controller, "rollout", "rollback", shop.service)
+        assert (toggled.returncode, "no older version" in toggled.stderr) == (1, True), toggled
+        shop.say("rollout", "rollback", shop.service, "--to", "v2")
+        shop.until("idle", "v2", 30)
     assert load.stop().lost_of() == 0, load.report
     assert "prices are wrong" in proxyctl(shop.controller, "history").stdout
 

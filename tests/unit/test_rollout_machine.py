@@ -457,6 +457,44 @@ def test_rollback_leads_to_the_version_before_and_latches_the_bad_one() -> None:
     assert w.carrying == {"v2": 100}
 
 
+def test_a_second_rollback_does_not_bring_the_bad_version_back() -> None:
+    w = swapped(World(), "v1", "v2")
+    w.say(ROLLBACK)
+    with pytest.raises(Illegal, match="being rolled back to v1 already"):
+        w.say(ROLLBACK)
+    w.wait(30.0)
+    w.workers_exit()
+    assert (w.state.phase, w.state.active) == ("idle", "v1")
+    with pytest.raises(Illegal, match="no older version"):
+        w.say(ROLLBACK)
+    with pytest.raises(Illegal, match="v1 has the traffic already"):
+        w.say(replace(ROLLBACK, to="v1"))
+    with pytest.raises(Illegal, match="v9 has no container"):
+        w.say(replace(ROLLBACK, to="v9"))
+    w.say(replace(ROLLBACK, to="v2"))
+    assert w.carrying == {"v2": 100}
+    assert "v2" not in w.state.failures
+
+
+@pytest.mark.parametrize("to", ["v1", "v2"])
+def test_rollback_to_a_version_in_the_bake_of_another(to: str) -> None:
+    w = swapped(World(), "v1", "v2")
+    w.start("v3", "healthy")
+    assert (w.state.phase, w.carrying) == ("verifying", {"v3": 100})
+    w.say(replace(ROLLBACK, to=to))
+    assert w.carrying == {to: 100}
+    assert "v3" in w.state.failures
+
+
+def test_rollback_goes_to_an_older_version_only() -> None:
+    w = world(MANUAL)
+    w.start("v2", "healthy")
+    w.say(ROLLBACK)
+    with pytest.raises(Illegal, match="no older version"):
+        w.say(ROLLBACK)
+    assert w.carrying == {"v1": 100}
+
+
 def test_rollback_in_the_bake_and_before_it() -> None:
     w = world(MANUAL)
     w.start("v2", "healthy")
