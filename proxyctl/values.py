@@ -28,6 +28,8 @@ MAX_STEPS = 20
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)", re.ASCII)
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _HOST_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?", re.ASCII)
+_RULE = re.compile(r"!?(?:Host|HostRegexp|HostSNI|PathPrefix)\(\s*[`'\"]?([A-Za-z0-9.-]{0,253})", re.ASCII)
+"""As Traefik writes it."""
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~+@:=-]+)*/?", re.ASCII)
 _REQUEST_TARGET = re.compile(r"/[!-\"$-~]*", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
@@ -116,12 +118,17 @@ def comma_list(text: str) -> tuple[str, ...]:
 
 def host(text: str) -> str:
     """A host name in lower case, or `*.` and a name (nginx's `server_name` accepts both)."""
+    rule = _RULE.match(text.strip())
+    if rule:
+        raise BadValue(
+            f"{shown(text)} is a rule, not a host name", f"write the name alone: {rule[1]}" if rule[1] else "write the name alone"
+        )
     word = text.strip().rstrip(".").lower()
     bare = word.removeprefix("*.")
     if not text.strip().isascii():  # asked of the text: the Kelvin sign is a k in lower case
         raise BadValue(f"{shown(text)} is not ASCII", f"write the name in its xn-- form{_punycode(word)}")
     if "://" in word or "/" in word:
-        raise BadValue(f"{shown(text)} is an address, not a host name", "write the name alone; a path goes in `path`")
+        raise BadValue(f"{shown(text)} is an address, not a host name", "write the name alone; the path has a label of its own")
     if ":" in word:
         raise BadValue(f"{shown(text)} has a port", "write the name alone: nginx answers on its published ports")
     if "*" in bare:

@@ -27,31 +27,32 @@ def check(options: Options, file: Path | None, *, as_json: bool) -> int:
     """Tell what would be rejected.
 
     Checks the configuration, the templates and the labels of all containers; or those of a compose FILE, before anything runs.
-    Exit status 1 when something would be rejected.
+    Exit status 1 when something would be rejected, 3 when the labels cannot be read since no engine answers.
     """
     notes: list[str] = []
-    rejections, what = _compose(options, file, notes) if file else _engine(options, notes)
+    rejections, what, status = (*_compose(options, file, notes), DONE) if file else _engine(options, notes)
+    status = NEGATIVE if rejections else status
     if as_json:
         import msgspec
 
-        answer = {"schema": 1, "ok": not rejections, "checked": what, "rejections": rejections, "notes": notes}
+        answer = {"schema": 1, "ok": not status, "checked": what, "rejections": rejections, "notes": notes}
         click.echo(msgspec.json.encode(answer))
-        return NEGATIVE if rejections else DONE
+        return status
     for note in notes:
         click.echo(f"proxyctl: {clean(note)}", err=True)
     for rejection in rejections:
         for text in rejection_lines(rejection):
             say(text)
-    say(styled(f"{what}: {_count(rejections)}", "fail" if rejections else "ok"))
-    return NEGATIVE if rejections else DONE
+    say(styled(f"{what}: {_count(rejections)}", "fail" if status else "ok"))
+    return status
 
 
 def _count(rejections: Sequence[Rejection]) -> str:
     return f"{len(rejections)} rejected" if rejections else "nothing would be rejected"
 
 
-def _engine(options: Options, notes: list[str]) -> tuple[tuple[Rejection, ...], str]:
-    """Raises Stop for configuration and templates; an engine that does not answer is a note."""
+def _engine(options: Options, notes: list[str]) -> tuple[tuple[Rejection, ...], str, int]:
+    """With the exit status when nothing is rejected. Raises Stop for configuration and templates."""
     from proxyctl.app import App
     from proxyctl.cli import offline
     from proxyctl.model import Neighbours
@@ -72,10 +73,10 @@ def _engine(options: Options, notes: list[str]) -> tuple[tuple[Rejection, ...], 
     except Stop as stop:
         if stop.status != UNREACHABLE:
             raise
-        notes.append(f"{stop}; labels are not checked")
-        return refused, "configuration and templates"
+        notes.append(f"{stop}")
+        return refused, "configuration and templates, without the labels, which could not be read", UNREACHABLE
     ignored = by_hand.rejections(policy.operator_files, plan.table, Neighbours())
-    return (*plan.rejections, *refused, *ignored), "configuration, templates and labels"
+    return (*plan.rejections, *refused, *ignored), "configuration, templates and labels", DONE
 
 
 def _compose(options: Options, file: Path, notes: list[str]) -> tuple[tuple[Rejection, ...], str]:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from proxyctl.serve.views import Target
 
 
+IN_MAINTENANCE = "its service is in maintenance"
+
+
 @click.command(cls=Command)
 @click.argument("url", metavar="HOST[/PATH]")
 @json_option
@@ -42,6 +45,8 @@ def _share(target: Target) -> str:
 
 
 def _show(found: Explanation) -> None:
+    from proxyctl.serve.explain import reason_of
+
     say(styled(found.summary, "bold" if found.answer == "served" else "bold red"))
     if found.nearest:
         say(f"Served here under a name like it: {', '.join(found.nearest)}")
@@ -49,13 +54,14 @@ def _show(found: Explanation) -> None:
         say(f"Paths of {found.host}: {', '.join(found.paths)}")
     if found.route and found.route.targets:
         say()
+        closed = found.route.state == "maintenance"
         rows = (
             (
                 target.container,
                 f"{target.address or '-'}:{target.port}",
                 styled(target.state, target.state),
                 "yes" if target.serving else "no",
-                target.reason or _share(target),
+                reason_of(target) or (IN_MAINTENANCE if closed else _share(target)),
             )
             for target in found.route.targets
         )

@@ -54,7 +54,11 @@ def drain(options: Options, seconds: float, timeout: float) -> None:
                 return phase
             await asyncio.sleep(0.5)
 
-    phase = ask(options, wait)
+    try:
+        phase = ask(options, wait)
+    except KeyboardInterrupt:
+        click.echo("proxyctl: the drain goes on; `proxyctl host undrain` takes the host back", err=True)
+        raise
     if phase != "drained":
         raise Stop(f"not drained within {seconds + timeout:g} s: {phase}; {WHY[phase]}", TIMED_OUT)
     say(f"drained after {time.monotonic() - began:.1f} s")

@@ -48,6 +48,7 @@ async def _follow(client: Client, service: str, version: str, limit: float, *, d
 
     end = time.monotonic() + limit
     previous, last, bad, reached = "", "nothing is known of it yet", 0, False
+    told: object = None
     while True:
         over = time.monotonic() > end
         try:
@@ -63,8 +64,14 @@ async def _follow(client: Client, service: str, version: str, limit: float, *, d
                 previous = found.active or ""
             status, last = _judge(found, version, drained=drained)
             bad = bad + 1 if status == NEGATIVE else 0
+            if status is None and told != (step := (found.state, found.candidate, found.active, found.draining)):
+                told = step
+                click.echo(f"proxyctl: waiting for {version}: {last}", err=True)
             if status == DONE or bad > CERTAIN:
                 return (NEGATIVE, last) if bad else (DONE, previous or found.previous or "")
+        elif told is None:
+            told = ()
+            click.echo(f"proxyctl: waiting for {version}: no container of {service} is known yet", err=True)
         if over:
             return TIMED_OUT, f"not within {limit:g} s: {last}"
         await asyncio.sleep(EVERY)

@@ -76,6 +76,25 @@ _OF_A_ROUTE = {**ROUTE_KEYS, **TARGET_KEYS}
 _PLAINLY = {**_OF_A_ROUTE, **CONTAINER_KEYS}
 _ROLLOUT = {"rollout": "strategy"} | {f"rollout.{key}": key for key in ("bake", "deadline", "retire", "steps", "drain")}
 
+ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("tls", "https", "ssl", "certresolver", "letsencrypt", "letsencrypt-host", "cert-name"),
+        "nginx is given port 80 only: let what is in front of it end TLS, and name that in nginx.trusted_proxies",
+    ),
+    **dict.fromkeys(
+        ("redirect", "redirects", "middleware", "middlewares", "auth", "basicauth", "headers", "ratelimit"),
+        "there is no label for that: write a vhost by hand, in nginx/sites of the state directory",
+    ),
+    **dict.fromkeys(("rule", "routers", "domain", "domains", "hostname", "virtual-host"), "write PREFIX.host=NAME"),
+    **dict.fromkeys(
+        ("virtual-port", "services", "loadbalancer", "upstream", "upstreams", "reverse-proxy"), "write PREFIX.port=PORT"
+    ),
+    **dict.fromkeys(("virtual-path", "prefix", "pathprefix"), "write PREFIX.path=/PATH"),
+    **dict.fromkeys(("virtual-proto", "protocol", "proto"), "write PREFIX.scheme=http, https, grpc or grpcs"),
+    **dict.fromkeys(("entrypoint", "entrypoints"), "leave it out: nginx listens where nginx.http says"),
+}
+"""First words of labels and variables that other proxies have -> what to write here."""
+
 _ROUTE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 _PLAIN = ""
 
@@ -169,6 +188,12 @@ def _nearest(key: str, known: tuple[str, ...]) -> str:
     return next(iter(get_close_matches(key, [*known, "routes.NAME.host"], n=1, cutoff=0.5)), "")
 
 
+def _elsewhere(key: str, prefix: str) -> str:
+    """What to write instead of a label that other proxies have; empty when none has it."""
+    word = key.lower().removeprefix("http.").partition(".")[0].replace("_", "-")
+    return ELSEWHERE.get(word, "").replace("PREFIX", prefix)
+
+
 class _Reader:
     """Reads one container's labels and collects what is wrong with them."""
 
@@ -204,7 +229,8 @@ class _Reader:
             if full.startswith("routes."):
                 route, _, key = full.removeprefix("routes.").partition(".")
                 if not _ROUTE_NAME.fullmatch(route) or route == DEFAULT_ROUTE or not key:
-                    hint = f"write routes.NAME.host, NAME in lower-case letters, digits and hyphens, not {DEFAULT_ROUTE}"
+                    name = f"NAME in lower-case letters, digits and hyphens, not {DEFAULT_ROUTE}"
+                    hint = f"write {self.defaults.prefix}.routes.NAME.host, {name}"
                     self.reject(_PLAIN, "unknown-label", values.shown(full)[1:-1], "not a route label", hint)
                     continue
             groups.setdefault(route, {})
@@ -227,14 +253,14 @@ class _Reader:
                 route, "unknown-label", key, "belongs to the container, not to a route", f"write {self.defaults.prefix}.{key}"
             )
         else:
-            near = _nearest(key, tuple(known))
-            hint = (
-                f"did you mean {self.defaults.prefix}.{f'routes.{route}.' if route else ''}{near}?"
-                if near
-                else "see docs/labels.md"
-            )
+            hint = _elsewhere(key, self.defaults.prefix) or self._nearest(route, key, tuple(known))
             self.reject(route, "unknown-label", values.shown(key)[1:-1], "is not a label that proxyctl knows", hint)
         return None
+
+    def _nearest(self, route: str, key: str, known: tuple[str, ...]) -> str:
+        where = f"{self.defaults.prefix}.{f'routes.{route}.' if route else ''}"
+        near = _nearest(key, known)
+        return f"did you mean {where}{near}?" if near else f"write {where} and one of {', '.join(known)}"
 
     def takes_places(self, name: str, route: RouteSpec) -> bool:
         """One container serves a place by one route: a second one is a slip of the pen, or its path was forgotten."""

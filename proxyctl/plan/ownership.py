@@ -56,6 +56,8 @@ class Claim:
     container: Container
     target: Target | None
     """None: not running, or not reachable."""
+    unreachable: str = ""
+    """Why nginx cannot reach it, though it runs or will."""
     project: str = field(init=False, compare=False, repr=False)
     present: bool = field(init=False, compare=False, repr=False)
 
@@ -241,7 +243,7 @@ class Court:
         how = (first.route.scheme, first.route.strip_path)
         for claim in living:
             if (claim.route.scheme, claim.route.strip_path) != how:
-                spoken = f"scheme={how[0]}, strip-path={str(how[1]).lower()}"
+                spoken = f"{self._prefix}.scheme={how[0]}, {self._prefix}.strip-path={str(how[1]).lower()}"
                 hint = f"give all containers of the service {claim.spec.service} the same labels"
                 self._reject(claim, "conflict", "scheme", f"{first.spec.container} serves {shown(place)} with {spoken}", hint)
         return [c for c in group if (c.route.scheme, c.route.strip_path) == how]

@@ -110,7 +110,7 @@ def claim_of(
         case Unreachable(message, hint):
             prefix = inputs.defaults.prefix
             rejections.append(ownership.rejection(prefix, spec, route, "unreachable", "network", message, hint))
-            return Claim(spec, route, container, None)
+            return Claim(spec, route, container, None, message)
         case Reached(target, network):
             if network:
                 networks.add(network)
@@ -221,7 +221,7 @@ def replica_state(inputs: Inputs, container: Container, claims: Iterable[Claim])
     for state in WORST_FIRST:
         for target in judged:
             if target.state == state:
-                return ("unhealthy", "nginx cannot reach it") if state == "down" else (state, target.reason)
+                return ("unhealthy", f"nginx cannot reach it: {target.reason}") if state == "down" else (state, target.reason)
     return "healthy", ""
 
 
@@ -231,7 +231,7 @@ def _judge(standing: Mapping[ProbeKey, ProbeResult], snapshot: Snapshot, claim: 
     reason = ""
     result = standing.get((target, claim.route.name)) if target else None
     if target is None or (target == PENDING and not result):
-        state, reason = "down", container.state
+        state, reason = "down", claim.unreachable or container.state
     elif container.id in snapshot.stopping:
         state, reason = "stopping", "it was sent its stop signal"
     elif container.state == "paused":

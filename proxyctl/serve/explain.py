@@ -6,6 +6,7 @@ slash (docs: nginx.org/en/docs/http/server_names.html). No other host is tried o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,9 +16,13 @@ from urllib.parse import unquote, urlsplit
 from proxyctl import values
 from proxyctl.model import Container, Rejection
 from proxyctl.serve.standing import Standing
-from proxyctl.serve.views import SCHEMA, Route, routes
+from proxyctl.serve.views import SCHEMA, Route, Target, routes
 
+FOREIGN = re.compile(r"traefik\.(http|tcp)\.routers\.|caddy(_[0-9]+)?$|VIRTUAL_HOST$|virtual[._-]host$", re.IGNORECASE)
+"""Labels of Traefik, caddy-docker-proxy and nginx-proxy that have host names."""
 NEAREST = 3
+MOST_TOLD = 3
+"""Targets in the summary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,17 +96,43 @@ def _answer(
 ) -> tuple[Literal["served", "unavailable", "unknown-path", "unknown-host"], str]:
     late = "" if standing.in_sync else f" (nginx does not run the latest configuration: {standing.trouble})"
     if not own:
-        return "unknown-host", f"nobody serves {host}: nginx answers what nginx.unknown_host says, 404 by default{late}"
+        others = _elsewhere(standing, host)
+        return "unknown-host", f"nobody serves {host}: nginx answers what nginx.unknown_host says, 404 by default{late}{others}"
     if route is None:
         return "unknown-path", f"{host} has no {path}: nginx answers 404{late}"
     serving = [t for t in route.targets if t.serving]
     if route.state == "maintenance":
         return "unavailable", f"{route.place} ({route.service}) is in maintenance: nginx answers 503{late}"
     if not serving:
-        return "unavailable", f"no target of {route.place} ({route.service}) serves: nginx answers 503{late}"
+        return "unavailable", f"no target of {route.place} ({route.service}) serves: nginx answers 503{late}{_why(route)}"
     names = ", ".join(t.container for t in serving)
     open_ = ", though none of them is healthy: nothing is" if route.state == "fail-open" else ""
     return "served", f"{route.place} belongs to {route.service} and goes to {names}{open_}{late}"
+
+
+def _elsewhere(standing: Standing, host: str) -> str:
+    """Who asks another proxy for the host: these labels are not read."""
+    word = re.compile(rf"(?<![A-Za-z0-9.-]){re.escape(host)}(?![A-Za-z0-9.-])", re.IGNORECASE)
+    for container in sorted(standing.containers.values(), key=lambda c: c.name):
+        for key, text in container.labels.items():
+            if FOREIGN.match(key) and word.search(text):
+                hint = f"set {standing.place.label_prefix}.host={host}"
+                return f"; {container.name} has it in {key}, which proxyctl does not read: {hint}"
+    return ""
+
+
+def reason_of(target: Target) -> str:
+    """Why it is in its state: how it ended, when it does not run."""
+    return (target.exited if target.state == "down" else "") or target.reason
+
+
+def _why(route: Route) -> str:
+    """What is wrong with its targets, those that are there first."""
+    present = sorted(route.targets, key=lambda t: t.state == "down")
+    told = [f"{t.container} is {t.state} ({reason_of(t)})" if reason_of(t) else f"{t.container} is {t.state}" for t in present]
+    if not told:
+        return "; its containers were removed"
+    return f"; {', '.join(told[:MOST_TOLD])}{f' and {len(told) - MOST_TOLD} more' if len(told) > MOST_TOLD else ''}"
 
 
 def _asking(standing: Standing, host: str) -> tuple[Rejection, ...]:

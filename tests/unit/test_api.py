@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxyctl.model import Owner
+from proxyctl.model import Container, Owner
 from proxyctl.serve import api as served
 from proxyctl.serve import feed, listeners
 from proxyctl.serve.api import CHANGES, ENDPOINTS
@@ -257,6 +257,34 @@ async def test_explain_says_why_nobody_serves(desk: Desk) -> None:
     status, body = await _explain(desk, "a.example")
     assert (status, body["answer"]) == (200, "unavailable")
     assert [(t["state"], t["reason"]) for t in body["route"]["targets"]] == [("warming", "refused")]
+
+
+@pytest.mark.parametrize(
+    ("asking", "why"),
+    [
+        (web(state="exited"), "web-1 is down (exited)"),
+        (web(said={"network": "elsewhere"}), "web-1 is down (it is not in the network elsewhere (but in front))"),
+    ],
+    ids=["stopped", "unreachable"],
+)
+async def test_explain_says_what_is_wrong_with_the_targets(desk: Desk, asking: Container, why: str) -> None:
+    desk.decide([asking], published=["a.example/"])
+    _, body = await _explain(desk, "a.example")
+    assert body["summary"] == f"no target of a.example (web-1) serves: nginx answers 503; {why}"
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("traefik.http.routers.web.rule", "Host(`a.example`) && PathPrefix(`/git`)"),
+        ("caddy", "a.example"),
+        ("VIRTUAL_HOST", "b.example,a.example"),
+    ],
+)
+async def test_explain_tells_of_labels_for_another_proxy(desk: Desk, key: str, text: str) -> None:
+    desk.decide([container("web", labels={key: text}), container("other", labels={key: "xa.example"})])
+    _, body = await _explain(desk, "a.example")
+    assert body["summary"].endswith(f"; web has it in {key}, which proxyctl does not read: set proxyctl.host=a.example")
 
 
 async def test_explain_names_near_hosts_and_the_paths_there_are(desk: Desk) -> None:

@@ -30,7 +30,7 @@ from tests.unit.make import REPOSITORY, container, defaults, site
 
 PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md"))))
 EVERYTHING = (*PAGES, "compose.yaml", "config.example.toml", "LICENSE")
-MISSPELT = {"prot"}
+MISSPELT = {"tls", "prot"}
 """Labels that pages show to be refused."""
 CALLS = {
     "version": ("GET /version",),

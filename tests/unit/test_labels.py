@@ -115,7 +115,6 @@ def test_our_own_nginx_is_never_a_target(mark: str) -> None:
         ("health.intervall", "did you mean proxyctl.health.interval?"),
         ("Host", "did you mean proxyctl.host?"),
         ("routs.x.host", "did you mean proxyctl.routes.NAME.host?"),
-        ("qqqqqqqq", "see docs/labels.md"),
     ],
 )
 def test_a_typo_in_a_label_rejects_that_route_and_names_the_nearest_key(key: str, hint: str) -> None:
@@ -123,6 +122,23 @@ def test_a_typo_in_a_label_rejects_that_route_and_names_the_nearest_key(key: str
     assert found.spec is None
     (rejection,) = found.rejections
     assert (rejection.reason, rejection.label, rejection.hint) == ("unknown-label", f"proxyctl.{key}", hint)
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("qqqqqqqq", "write proxyctl. and one of host, path,"),
+        ("tls.certresolver", "port 80 only"),
+        ("redirect", "write a vhost by hand"),
+        ("http.routers.web.rule", "write proxyctl.host=NAME"),
+        ("VIRTUAL_HOST", "write proxyctl.host=NAME"),
+        ("virtual_port", "write proxyctl.port=PORT"),
+        ("entrypoints", "leave it out"),
+    ],
+)
+def test_a_label_of_another_proxy_is_told_what_to_write_here(key: str, hint: str) -> None:
+    (rejection,) = parse({"host": "a.example", key: "1"}).rejections
+    assert hint in rejection.hint
 
 
 def test_a_typo_in_a_plain_label_may_have_been_meant_for_every_route_and_rejects_them_all() -> None:

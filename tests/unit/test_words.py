@@ -175,7 +175,9 @@ async def test_wait_ends_with_4_when_it_is_not_so_in_time(
     more = ["--drained"] if drained else []
     ran = await shell.at(desk, "wait", "shop", "--version", "v2", "--timeout", "300ms", *more)
     assert (ran.status, ran.out) == (4, "")
-    assert ran.err.startswith(f"proxyctl: shop: not within 0.3 s: {why}")
+    waiting, given_up = ran.err.splitlines()
+    assert waiting.startswith(f"proxyctl: waiting for v2: {why}")
+    assert given_up.startswith(f"proxyctl: shop: not within 0.3 s: {why}")
 
 
 # ---------------------------------------------------------------- what is shown
