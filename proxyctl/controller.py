@@ -41,6 +41,8 @@ log = structlog.get_logger()
 
 GRACES_END = 10.0
 """Seconds: graces that end close together end in one reload."""
+ADDRESSES = 1000
+"""Networks in which the address of nginx is remembered."""
 WRITTEN_WITHIN = 1.0
 """Seconds after which a decision is written down though a new place that waits for its first target is about to go live."""
 
@@ -240,9 +242,13 @@ class Controller:
         with course.stage("join"):
             missing = networks - nginx.view.networks.keys() if self.policy.join and not nginx.view.host_network else frozenset()
             self._save(joined=self.state.joined | (missing - self._unjoinable.keys()))  # so that it will leave them, too
-            joined = await parts.nginx.join(nginx, missing)
+            joined = await parts.nginx.join(nginx, missing, self.state.addresses)
             self._unjoinable = joined.refused
-            self._save(joined=(self.state.joined | joined.networks) - joined.refused.keys())
+            others = {network: each for network, each in self.state.addresses.items() if network not in joined.asked}
+            self._save(
+                joined=(self.state.joined | joined.networks) - joined.refused.keys(),
+                addresses=dict([*others.items(), *joined.asked.items()][-ADDRESSES:]),
+            )
         if joined.networks:
             self.nginx = nginx = await parts.nginx.ensure()
         with course.stage("plan"):

@@ -43,6 +43,8 @@ class State:
     """Hosts with paths that were live then: a site that is known answers 503 while it warms up, a new one 404."""
     joined: frozenset[str] = frozenset()
     """Networks that proxyctl put nginx into, and takes it out of again."""
+    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What nginx asked for in the networks that it joined latest, and asks for again."""
     generations: tuple[Generation, ...] = ()
     """Old workers of nginx that lived after the latest proof."""
     fallback_hosts: tuple[VirtualHost, ...] = ()

@@ -1,4 +1,4 @@
-"""A network as the engine describes it -> addresses that nginx may ask for there: the last free ones.
+"""A network as the engine describes it -> addresses that nginx may ask for there: the one of before, and the last free ones.
 
 The engine gives out the lowest free address. In a network whose subnet its owner chose, a container may have a fixed one, and
 nginx must not be there when it starts.
@@ -6,18 +6,26 @@ nginx must not be there when it starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 TRIES = 4
 """Addresses that nginx asks for before it takes what it is given."""
 
 
-def spare(network: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -> list[tuple[str | None, str | None]]:
+BRIDGE = "bridge"
+"""The driver whose addresses are all this engine's. Elsewhere (macvlan, overlay) what looks free may be another machine's."""
+
+
+def spare(
+    network: Mapping[str, Any], containers: Iterable[Mapping[str, Any]], known: Collection[str] = ()
+) -> list[tuple[str | None, str | None]]:
     """IPv4 and IPv6 addresses, the best pair first. `containers`: those in the engine's list, running or not, whose fixed
-    addresses are theirs."""
+    addresses are theirs. `known`: what nginx had there before, and gets again if it is free."""
+    if network.get("Driver", BRIDGE) != BRIDGE:
+        return []
     taken = {
         _bare(entry.get(key)) for entry in (network.get("Containers") or {}).values() for key in ("IPv4Address", "IPv6Address")
     }
@@ -32,10 +40,16 @@ def spare(network: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -
             reserved = {_bare(pool.get("Gateway")), *map(_bare, (pool.get("AuxiliaryAddresses") or {}).values())}
             subnet = ip_network(text, strict=False)
             free = (address for address in _from_the_end(subnet) if address not in taken | reserved)
-            found[subnet.version] = found[subnet.version] or list(islice(free, TRIES))
+            again = [each for each in known if each not in taken | reserved and _is_within(each, subnet)]
+            found[subnet.version] = found[subnet.version] or list(islice(chain(again, free), TRIES))
     length = max(len(found[4]), len(found[6]))
     pairs = zip(*([*found[v], *[None] * (length - len(found[v]))] for v in (4, 6)), strict=True)
     return [(four, six) for four, six in pairs]
+
+
+def _is_within(address: str, subnet: IPv4Network | IPv6Network) -> bool:
+    found = ip_address(address)
+    return found in subnet and found not in (subnet[0], subnet[-1])
 
 
 def _from_the_end(subnet: IPv4Network | IPv6Network) -> Iterator[str]:

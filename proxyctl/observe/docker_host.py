@@ -10,7 +10,7 @@ import asyncio
 import errno
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -329,11 +329,20 @@ class DockerHost:
             if refused.status != 409 and _PODMAN_HAS_IT not in str(refused):
                 raise
 
-    async def connect_network(self, network: str, container: str) -> None:
-        """At the last free address where the owner of the network chose its subnet, else at the one that the engine gives."""
-        described = await self._call(lambda c: c.inspect_network(network))
-        containers = await self._call(lambda c: c.containers(all=True))
-        for four, six in addresses.spare(described, containers):
+    async def connect_network(self, network: str, container: str, known: Collection[str] = ()) -> tuple[str, ...]:
+        """Where the owner of the network chose its subnet, at one of the `known` addresses or at the last free one, which is
+        returned; else at the one that the engine gives."""
+
+        def spare(client: docker.APIClient) -> list[tuple[str | None, str | None]]:
+            described = client.inspect_network(network)
+            members = client.containers(all=True, filters={"network": [described["Id"], described["Name"]]})
+            return addresses.spare(described, members, known)
+
+        try:
+            free = await self._call(spare)
+        except EngineRefused:  # whoever restricts the engine's API may allow the rest
+            free = []
+        for four, six in free:
             ask = partial(_connect, network=network, container=container, ipv4_address=four, ipv6_address=six)
             try:
                 await self._call(ask)
@@ -341,8 +350,9 @@ class DockerHost:
                 if _IN_USE not in str(error).lower():  # the subnet is the engine's choice, or the next call says it again
                     break
             else:
-                return
+                return tuple(each for each in (four, six) if each)
         await self._call(partial(_connect, network=network, container=container))
+        return ()
 
     async def disconnect_network(self, network: str, container: str) -> None:
         await self._call(lambda c: c.disconnect_container_from_network(container, network, force=True))

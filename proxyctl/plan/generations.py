@@ -14,7 +14,8 @@ from proxyctl.plan.ownership import project_of
 
 LAST_REQUEST = 20.0
 """Seconds after the proof of the next configuration in which an old worker may still send a request that is new: on a connection
-that was idle (5 s, keepalive_min_timeout), or again after failures (10 s). A body that a client is still sending takes longer."""
+that was idle (5 s, keepalive_min_timeout) or had sent no whole header yet (10 s, client_header_timeout), and then again after
+failures (10 s, proxy_next_upstream_timeout). A body that a client is still sending takes longer."""
 
 
 def serving(vhosts: Iterable[VirtualHost]) -> dict[Target, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal as signals
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ class HostNginx:
         except (NginxMissing, OSError) as error:
             raise EngineRefused(409, f"nginx cannot be sent SIG{signal}: {error}") from error
 
-    async def connect_network(self, network: str, container: str) -> None:  # noqa: ARG002
+    async def connect_network(self, network: str, container: str, known: Collection[str] = ()) -> tuple[str, ...]:  # noqa: ARG002
         raise EngineRefused(409, "nginx is in no container")
 
     async def disconnect_network(self, network: str, container: str) -> None:

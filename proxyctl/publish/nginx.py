@@ -7,7 +7,7 @@ import json
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ class Engine(Protocol):
     async def execute(self, container: str, argv: list[str]) -> tuple[int, str]: ...
     async def processes(self, container: str) -> list[tuple[int, str]]: ...
     async def logs(self, container: str, since_unix: float | None = None) -> str: ...
-    async def connect_network(self, network: str, container: str) -> None: ...
+    async def connect_network(self, network: str, container: str, known: Collection[str] = ()) -> tuple[str, ...]: ...
     async def disconnect_network(self, network: str, container: str) -> None: ...
 
 
@@ -95,10 +95,12 @@ class NginxInstance:
 
 @dataclass(frozen=True, slots=True)
 class JoinResult:
-    """`networks`: nginx is in them since this call; `refused`: the engine's reason by network."""
+    """`networks`: nginx is in them since this call; `refused`: the engine's reason by network; `asked`: the addresses that nginx
+    asked for and got, by network."""
 
     networks: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
+    asked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Nginx(ABC):
@@ -160,16 +162,18 @@ class Nginx(ABC):
             self._versions[image_id] = tuple(int(part) for part in match.groups())
         return self._versions[image_id]
 
-    async def join(self, instance: NginxInstance, networks: frozenset[str]) -> JoinResult:
-        """Connects nginx to the networks that it is not in. One that refuses does not keep the others out."""
+    async def join(self, instance: NginxInstance, networks: frozenset[str], known: Mapping[str, tuple[str, ...]]) -> JoinResult:
+        """Connects nginx to the networks that it is not in. One that refuses does not keep the others out. `known`: the addresses
+        that nginx had there before."""
         missing = frozenset() if instance.view.host_network else networks - instance.view.networks.keys()
         refused: dict[str, str] = {}
+        asked: dict[str, tuple[str, ...]] = {}
         for network in sorted(missing):
             try:
-                await self._engine.connect_network(network, instance.id)
+                asked[network] = await self._engine.connect_network(network, instance.id, known.get(network, ()))
             except EngineRefused as error:
                 refused[network] = str(error)
-        return JoinResult(missing - refused.keys(), refused)
+        return JoinResult(missing - refused.keys(), refused, {network: each for network, each in asked.items() if each})
 
     async def leave(self, instance: NginxInstance, networks: frozenset[str]) -> bool:
         """Whether nginx has left them; not yet, when it has just been started. Best effort: a network that is gone, or that nginx

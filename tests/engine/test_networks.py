@@ -126,6 +126,27 @@ def test_nginx_takes_no_fixed_address(rig: Rig, controller: Controller, chosen: 
     until(lambda: chosen not in networks_of(rig, controller), YOUNG + 10, "nginx to leave")
 
 
+def test_an_nginx_that_starts_first_leaves_others_their_addresses(rig: Rig, controller: Controller, chosen: str) -> None:
+    def fixed(address: str, name: str, labels: dict[str, str] | None = None) -> Box:
+        place = {"EndpointsConfig": {chosen: {"IPAMConfig": {"IPv4Address": address}}}}
+        return rig.create_container(labels, name=name, network=chosen, NetworkingConfig=place)
+
+    boxes = [fixed("10.213.79.2", "first-db"), fixed("10.213.79.3", "first-web", {"host": "beside.example"})]
+    boxes[1].start()
+    controller.wait_for("beside.example", backend="first-web")
+    boxes[0].start()
+    controller.kill()  # as at a boot: all of them have ended, and nginx is the first that starts, in the networks in which it was
+    for box in boxes:
+        box.kill()
+    rig.client.restart(controller.nginx, timeout=1)
+    for box in boxes:
+        box.start()
+    controller.start()
+    controller.wait_for("beside.example", backend="first-web")
+    for box in boxes:
+        box.remove()
+
+
 def test_nginx_joins_no_network_before_a_target_runs(rig: Rig, controller: Controller) -> None:
     network = rig.network("unstarted")
     box = rig.create_container({"host": "unstarted.example"}, name="unstarted", network=network)

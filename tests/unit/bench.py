@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -133,11 +133,12 @@ class Engine:
     async def create_network(self, name: str, labels: Mapping[str, str]) -> None:
         self._called("create_network", name, *labels)
 
-    async def connect_network(self, network: str, container: str) -> None:
-        self._called("connect", network, container)
+    async def connect_network(self, network: str, container: str, known: Collection[str] = ()) -> tuple[str, ...]:
+        self._called("connect", network, container, *known)
         if network in self.closed_networks:
             raise EngineRefused(403, f"{network} is closed")
         self.networks[network] = "10.0.0.1"
+        return ("10.0.0.254",)
 
     async def disconnect_network(self, network: str, container: str) -> None:
         self._called("disconnect", network, container)

@@ -135,6 +135,7 @@ class Expected:
         return [
             *map(say, ("keepalive_timeout 75s", "keepalive_requests 10000")),
             *([say("keepalive_min_timeout 5s")] if self.view.version >= (1, 27, 4) else ()),
+            *(() if self.settings.included else [say("client_header_timeout 10s")]),
             say("large_client_header_buffers 4 64k"),
             Directive("client_body_timeout", (f"{self.settings.read_timeout}s",)),
             Directive("send_timeout", (f"{self.settings.send_timeout}s",)),

@@ -51,5 +51,25 @@ def test_a_network_without_a_pool_has_none(described: dict[str, Any]) -> None:
     assert spare(described, []) == []
 
 
+@pytest.mark.parametrize(
+    ("known", "first"),
+    [
+        (["10.0.0.9"], "10.0.0.9"),
+        (["10.0.0.9", "fd00:1::9"], "10.0.0.9"),
+        (["10.0.0.5"], "10.0.0.14"),
+        (["10.0.0.1"], "10.0.0.14"),
+        (["10.0.0.15"], "10.0.0.14"),
+        (["10.9.0.9"], "10.0.0.14"),
+    ],
+    ids=["free", "both families", "taken", "gateway", "broadcast", "another subnet"],
+)
+def test_the_address_of_before_comes_first_if_it_is_free(known: list[str], first: str) -> None:
+    assert spare(network(FOUR, web="10.0.0.5/28"), [], known)[0] == (first, None)
+
+
+def test_in_a_network_that_other_machines_are_in_none_is_asked_for() -> None:
+    assert spare(network(FOUR) | {"Driver": "macvlan"}, []) == []
+
+
 def test_there_are_few() -> None:
     assert len(spare(network(FOUR, SIX), [])) == TRIES

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import math
 import time
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
@@ -34,6 +35,7 @@ async def test_nginx_joins_the_network_of_a_newcomer_and_leaves_it_with_the_last
     assert "front" not in rig.engine.networks
     assert rig.engine.did("disconnect") == [("front", bench.NGINX)]
     assert rig.controller.state.joined == frozenset()
+    assert rig.store.load().addresses == {"front": ("10.0.0.254",)}, "where it will be the next time"
 
 
 async def test_a_network_that_could_not_be_left_is_left_in_the_next_cycle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -542,8 +544,8 @@ async def test_a_network_that_a_call_without_an_answer_has_joined_is_left_again(
 ) -> None:
     connect = rig.engine.connect_network
 
-    async def unanswered(network: str, container: str) -> None:
-        await connect(network, container)
+    async def unanswered(network: str, container: str, known: Collection[str] = ()) -> tuple[str, ...]:
+        await connect(network, container, known)
         raise EngineUnavailable("timed out")
 
     await rig.live(WEB)

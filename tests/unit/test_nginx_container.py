@@ -125,25 +125,28 @@ async def test_an_nginx_that_was_made_from_other_settings_is_outdated_and_goes_o
 # ---------------------------------------------------------------- networks
 
 
+ASKED = ("10.0.0.254",)
+
+
 def described(engine: bench.Engine, **networks: str) -> NginxInstance:
     return bench.instance(engine, view=make.view(networks=networks))
 
 
 async def test_nginx_joins_the_networks_that_it_is_not_in(engine: bench.Engine) -> None:
-    joined = await container(engine).join(described(engine, front="10.0.0.1"), frozenset({"front", "back", "far"}))
-    assert joined == JoinResult(frozenset({"back", "far"}))
+    joined = await container(engine).join(described(engine, front="10.0.0.1"), frozenset({"front", "back", "far"}), {})
+    assert joined == JoinResult(frozenset({"back", "far"}), {}, {"back": ASKED, "far": ASKED})
     assert engine.did("connect") == [("back", bench.NGINX), ("far", bench.NGINX)]
 
 
 async def test_a_network_that_refuses_keeps_no_other_out(engine: bench.Engine) -> None:
     engine.closed_networks = {"back"}
-    joined = await container(engine).join(described(engine), frozenset({"back", "far"}))
-    assert joined == JoinResult(frozenset({"far"}), {"back": "back is closed"})
+    joined = await container(engine).join(described(engine), frozenset({"back", "far"}), {})
+    assert joined == JoinResult(frozenset({"far"}), {"back": "back is closed"}, {"far": ASKED})
 
 
 async def test_an_nginx_in_the_hosts_network_joins_nothing(engine: bench.Engine) -> None:
     outside = bench.instance(engine, view=make.view(networks={}, host_network=True))
-    assert await container(engine).join(outside, frozenset({"front"})) == JoinResult()
+    assert await container(engine).join(outside, frozenset({"front"}), {}) == JoinResult()
     assert engine.calls == []
 
 

@@ -316,6 +316,7 @@ def test_every_field_of_the_state_is_of_this_host_or_portable() -> None:
         "live_targets",
         "places",
         "joined",
+        "addresses",
         "generations",
         "fallback_hosts",
         "fallback_files",
