@@ -35,7 +35,7 @@ from proxyctl.rollouts import Rollouts
 from proxyctl.state import State
 from proxyctl.stops import Stops
 from proxyctl.timers import RETRY_AFTER, Timers
-from proxyctl.versions import Illegal, Told, Word
+from proxyctl.versions import Illegal, Order, Told, Word
 
 log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ class Controller:
         self._offered: Policy | None = None
         self._cycling = asyncio.Lock()
         self._planner = planner.Planner()
-        self.rollouts = Rollouts(state.rollouts, steady.now(), frozen=state.frozen)
+        self.rollouts = Rollouts(state.rollouts, steady.now(), frozen=state.frozen, order=state.freeze)
         self._stops = Stops(parts.stop, lambda why: self._timers.later(RETRY_AFTER, why))
         self.state = state
         self._told = told
@@ -325,7 +325,7 @@ class Controller:
         rollouts.turn(self._planner, self._inputs(nginx), steady.now(), self._publication.retirement.known, self.published)
         if (rollouts.shares, rollouts.maintenance) != before:
             self.plan = plan = self._plan(course, nginx)
-        self._save(rollouts=dict(self.rollouts.states), frozen=self.rollouts.frozen)
+        self._save(rollouts=dict(self.rollouts.states), frozen=self.rollouts.frozen, freeze=self.rollouts.order)
         return plan
 
     def _roll_on(self, nginx: NginxInstance, plan: Plan) -> None:
@@ -353,7 +353,7 @@ class Controller:
 
     def _keep_word(self, undo: Callable[[], None]) -> None:
         try:
-            self._save(rollouts=dict(self.rollouts.states), frozen=self.rollouts.frozen)
+            self._save(rollouts=dict(self.rollouts.states), frozen=self.rollouts.frozen, freeze=self.rollouts.order)
         except OSError:
             undo()
             raise
@@ -362,15 +362,20 @@ class Controller:
     def frozen(self) -> bool:
         return self.rollouts.frozen
 
+    @property
+    def freezing(self) -> Order | None:
+        """Who has frozen everything, and why."""
+        return self.rollouts.order
+
     def versions(self) -> tuple[Told, ...]:
         """The versions of every service, for those who show them."""
         return self.rollouts.told(steady.now())
 
-    async def freeze(self, *, on: bool, by: str) -> None:
+    async def freeze(self, *, on: bool, who: str, why: str = "") -> None:
         """No version is swapped in until it is off again. Raises Illegal, OSError."""
         async with self._cycling:
             undo = self.rollouts.undoing()
-            self.rollouts.freeze(on, by)
+            self.rollouts.freeze(on, Order(steady.now(), who, why))
             self._keep_word(undo)
             self._parts.wakes.post(Wake(("freeze" if on else "unfreeze",), at=time.monotonic()))
 

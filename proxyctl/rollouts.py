@@ -15,7 +15,7 @@ from proxyctl.plan.generations import carrying
 from proxyctl.plan.planner import Planner
 from proxyctl.plan.routes import Inputs
 from proxyctl.plan.sight import Sight, outlook, shares, until
-from proxyctl.versions import Action, Illegal, Note, Replica, RolledBack, Rollout, Seen, Shares, Stop, Told, Version, Word
+from proxyctl.versions import Action, Illegal, Note, Order, Replica, RolledBack, Rollout, Seen, Shares, Stop, Told, Version, Word
 
 FORGET = 3600.0
 """Seconds for which a service without a container is remembered."""
@@ -30,9 +30,11 @@ QUIET = frozenset({"idle", "failed"})
 class Rollouts:
     """`states`: as the process before this one saved them."""
 
-    def __init__(self, states: Mapping[str, Rollout], now: float, *, frozen: bool) -> None:
+    def __init__(self, states: Mapping[str, Rollout], now: float, *, frozen: bool, order: Order | None = None) -> None:
         self.states: dict[str, Rollout] = {service: rollout.restarted(state, now) for service, state in states.items()}
         self.frozen = frozen
+        self.order = order if frozen else None
+        """Who has frozen everything."""
         self.shares: Mapping[str, Shares] = {}
         """For the planner: a new object when anything in it has changed."""
         self.maintenance = frozenset(service for service, state in self.states.items() if state.maintenance)
@@ -195,11 +197,11 @@ class Rollouts:
 
     def undoing(self) -> Callable[[], None]:
         """Returns what makes everything again as it is now: a word that could not be written down was not said."""
-        states, lines, frozen = dict(self.states), list(self.lines), self.frozen
+        states, lines, frozen, order = dict(self.states), list(self.lines), self.frozen, self.order
         rolled_back, to_stop = list(self.rolled_back), set(self.to_stop)
 
         def undo() -> None:
-            self.states, self.lines, self.frozen = states, lines, frozen
+            self.states, self.lines, self.frozen, self.order = states, lines, frozen, order
             self.rolled_back, self.to_stop = rolled_back, to_stop
             self._share()
 
@@ -216,18 +218,18 @@ class Rollouts:
         if planner.is_versioned(service):
             after, actions = words.obey(before, word, seen, now)
         else:
-            after, actions = words.close(before, word)
+            after, actions = words.close(before, word, now)
         self.states[service] = after
         self._act(service, actions)
         self._share()
         return "; ".join(action.text for action in actions if isinstance(action, Note))
 
-    def freeze(self, on: bool, by: str) -> None:  # noqa: FBT001 - the word is the verb
+    def freeze(self, on: bool, order: Order) -> None:  # noqa: FBT001 - the word is the verb
         """Raises Illegal when it is so already."""
         if on == self.frozen:
             raise Illegal("everything is frozen already" if on else "nothing is frozen")
-        self.frozen, self._all = on, True
-        self.lines.append(f"{'frozen' if on else 'unfrozen'}{by}")
+        self.frozen, self.order, self._all = on, order if on else None, True
+        self.lines.append(f"{'frozen' if on else 'unfrozen'}{f' ({order})' if str(order) else ''}")
 
     def told(self, now: float) -> tuple[Told, ...]:
         """Every service that has versions, or of which an operator has said something."""

@@ -25,7 +25,7 @@ import msgspec
 from proxyctl.files import sync_directory, write_whole
 from proxyctl.fileset import Generation
 from proxyctl.model import Drain, Owner, ProbeKey, VirtualHost
-from proxyctl.versions import Rollout
+from proxyctl.versions import Order, Rollout
 
 SCHEMA = 1
 T = TypeVar("T")
@@ -53,6 +53,8 @@ class State:
     rollouts: Mapping[str, Rollout] = field(default_factory=dict)
     """By service, where there are versions or an operator has said something."""
     frozen: bool = False
+    freeze: Order | None = None
+    """Who wants that; None when nothing is frozen, or when a former release noted it."""
     """No version is swapped in until an operator says so."""
     drain: Drain | None = None
     """Since when the host is to be left; None when it is not."""
@@ -60,7 +62,7 @@ class State:
     """The nginx that ran last: the id of its container and when it was started."""
 
 
-PORTABLE = ("owners", "rollouts", "frozen")
+PORTABLE = ("owners", "rollouts", "frozen", "freeze")
 """Fields that mean the same on another host; the others are about this one's containers and nginx."""
 
 

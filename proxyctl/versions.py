@@ -109,6 +109,18 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class Order:
+    """What an operator wants until another word: who, why, and since when."""
+
+    since_unix: float
+    who: str = ""
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.who}: {self.why}" if self.who and self.why else self.who or self.why
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One service, whole: what an operator said and what was learned. `active`: the version that carries traffic, and gets it
     back; while the candidate is cut to and verified, that is the old one. None before any version was healthy."""
@@ -139,6 +151,8 @@ class Rollout:
     held_unix: float | None = None
     """Since when nothing advances, because it is paused or frozen."""
     maintenance: bool = False
+    maintained: Order | None = None
+    """Who wants the maintenance; None without it, or when a former release noted it."""
     empty_unix: float | None = None
     """Since when the service has no container."""
 

@@ -9,7 +9,7 @@ import click
 
 from proxyctl.cli.asking import ask
 from proxyctl.cli.options import DONE, Command, Options, json_option
-from proxyctl.cli.output import line, say, styled, table
+from proxyctl.cli.output import clock, line, say, styled, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from proxyctl.model import Rejection
     from proxyctl.serve.swaps import Rollout
     from proxyctl.serve.views import Route, Status
+    from proxyctl.versions import Order
 
 MOST_ENDED = 2
 """Containers that have ended, told of in one line."""
@@ -59,7 +60,11 @@ def _show(status: Status, now: float) -> None:
         say("Nothing is routed: give a container the label proxyctl.host=a.example, or see `proxyctl check`.")
     if status.frozen:
         say()
-        say(styled("Frozen: no version is rolled out until `proxyctl unfreeze`", "warn"))
+        say(styled(f"Frozen{_ordered(status.freeze)}: no version is rolled out until `proxyctl unfreeze`", "warn"))
+    for rollout in status.rollouts:
+        if rollout.maintenance:
+            end = f"`proxyctl maintenance off {rollout.service}` ends it"
+            say(styled(f"{rollout.service} is in maintenance{_ordered(rollout.maintained)}: {end}", "warn"))
     if any(rollout.versions for rollout in status.rollouts):
         say()
         table(("VERSION", "SERVICE", "STANDING", "TRAFFIC", "HEALTHY", ""), _versions(status.rollouts))
@@ -69,6 +74,13 @@ def _show(status: Status, now: float) -> None:
         say(styled("Problems", "bold"))
         for problem in problems:
             say(problem)
+
+
+def _ordered(order: Order | None) -> str:
+    """Since when, and who wants it and why."""
+    if order is None:
+        return ""
+    return f" since {clock(order.since_unix)}{f' ({order})' if str(order) else ''}"
 
 
 def headline(status: Status, now: float) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from proxyctl.plan.rollout import Turn, step, without
 from proxyctl.plan.sight import outlook, shown
-from proxyctl.versions import CUT, Action, Failure, Illegal, RolledBack, Rollout, Seen, Version, Word
+from proxyctl.versions import CUT, Action, Failure, Illegal, Order, RolledBack, Rollout, Seen, Version, Word
 
 
 def obey(rollout: Rollout, word: Word, seen: Seen, now: float) -> tuple[Rollout, tuple[Action, ...]]:
@@ -18,9 +18,9 @@ def obey(rollout: Rollout, word: Word, seen: Seen, now: float) -> tuple[Rollout,
     return after, (*turn.actions, *actions)
 
 
-def close(rollout: Rollout, word: Word) -> tuple[Rollout, tuple[Action, ...]]:
+def close(rollout: Rollout, word: Word, now: float) -> tuple[Rollout, tuple[Action, ...]]:
     """Maintenance of a service that has no versions, and so no machine. Raises Illegal."""
-    turn = _Listener(rollout, Seen((), None), 0.0)
+    turn = _Listener(rollout, Seen((), None), now)
     turn.obey(word)
     return turn.rollout, tuple(turn.actions)
 
@@ -159,4 +159,5 @@ class _Listener(Turn):
         if on == self.rollout.maintenance:
             raise Illegal(f"maintenance is {'on' if on else 'off'} already")
         self.note(f"maintenance is {'on' if on else 'off'}{by}")
-        self.rollout = replace(self.rollout, maintenance=on)
+        order = Order(self.now, word.who, word.why) if on else None
+        self.rollout = replace(self.rollout, maintenance=on, maintained=order)

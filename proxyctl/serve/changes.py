@@ -22,7 +22,7 @@ class Controller(Protocol):
 
     async def change_drain(self, notice: float | None, who: str) -> None: ...
     async def say(self, service: str, word: Word) -> str: ...
-    async def freeze(self, *, on: bool, by: str) -> None: ...
+    async def freeze(self, *, on: bool, who: str, why: str = "") -> None: ...
     async def release(self, host: str, who: str) -> str: ...
 
 
@@ -40,11 +40,11 @@ class Changes:
         return await self._controller.say(wish.service, Word(wish.verb, wish.value, who, wish.why, wish.to))
 
     async def freeze(self, body: bytes, who: str) -> str:
-        await self._controller.freeze(on=True, by=_by(who, _read(body, wishes.FreezeWish).why))
+        await self._controller.freeze(on=True, who=who, why=_read(body, wishes.FreezeWish).why)
         return "no version is rolled out until `proxyctl unfreeze`; what protects goes on"
 
     async def unfreeze(self, body: bytes, who: str) -> str:
-        await self._controller.freeze(on=False, by=_by(who, _read(body, wishes.FreezeWish).why))
+        await self._controller.freeze(on=False, who=who, why=_read(body, wishes.FreezeWish).why)
         return "versions are rolled out again"
 
     async def release(self, body: bytes, who: str) -> str:

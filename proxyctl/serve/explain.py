@@ -102,7 +102,8 @@ def _answer(
         return "unknown-path", f"{host} has no {path}: nginx answers 404{late}"
     serving = [t for t in route.targets if t.serving]
     if route.state == "maintenance":
-        return "unavailable", f"{route.place} ({route.service}) is in maintenance: nginx answers 503{late}"
+        order = _ordered(standing, route.service)
+        return "unavailable", f"{route.place} ({route.service}) is in maintenance{order}: nginx answers 503{late}"
     if not serving:
         return "unavailable", f"no target of {route.place} ({route.service}) serves: nginx answers 503{late}{_why(route)}"
     names = ", ".join(t.container for t in serving)
@@ -119,6 +120,12 @@ def _elsewhere(standing: Standing, host: str) -> str:
                 hint = f"set {standing.place.label_prefix}.host={host}"
                 return f"; {container.name} has it in {key}, which proxyctl does not read: {hint}"
     return ""
+
+
+def _ordered(standing: Standing, service: str) -> str:
+    """Who put the service into maintenance, and why."""
+    order = next((told.rollout.maintained for told in standing.rollouts if told.service == service), None)
+    return f" ({order})" if order and str(order) else ""
 
 
 def reason_of(target: Target) -> str:

@@ -40,6 +40,9 @@ METRICS = {
     "proxyctl_target_exits_total": "Ends of containers of a service, by reason.",
     "proxyctl_rollout_state": "1 for the state that the versions of a service are in.",
     "proxyctl_rollouts_frozen": "1 while no version may be rolled out, by an operator's word.",
+    "proxyctl_rollouts_frozen_since_timestamp_seconds": "When that was said.",
+    "proxyctl_maintenance": "1 for a service that is in maintenance.",
+    "proxyctl_maintenance_since_timestamp_seconds": "When a service was put into maintenance.",
     "proxyctl_rollbacks_total": "Versions that failed, by service and reason.",
     "proxyctl_drains_cut_total": "Old versions whose connections went on for too long and were cut, by service.",
     "proxyctl_rejections": "Routes that are not served because of their labels, by reason.",
@@ -183,6 +186,14 @@ class _Moment(Collector):
         yield _gauge("proxyctl_targets", _targets(standing), "service", "version", "state")
         yield _gauge("proxyctl_rollout_state", _phases(standing), "service", "state")
         yield _gauge("proxyctl_rollouts_frozen", {(): int(standing.frozen)})
+        if standing.freezing:
+            yield _gauge("proxyctl_rollouts_frozen_since_timestamp_seconds", {(): standing.freezing.since_unix})
+        closed = [told for told in standing.rollouts if told.rollout.maintenance][:MOST_SERVICES]
+        yield _gauge("proxyctl_maintenance", {(told.service,): 1 for told in closed}, "service")
+        since: dict[tuple[str, ...], float] = {
+            (told.service,): told.rollout.maintained.since_unix for told in closed if told.rollout.maintained
+        }
+        yield _gauge("proxyctl_maintenance_since_timestamp_seconds", since, "service")
         if standing.nginx_up is not None:
             yield _gauge("proxyctl_nginx_up", {(): int(standing.nginx_up)})
         yield CounterMetricFamily(STARTS, METRICS[STARTS], value=standing.runs.starts)

@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from proxyctl.serve import views
 from proxyctl.serve.history import Cycle
 from proxyctl.serve.standing import Standing
+from proxyctl.versions import Order
 
 TEMPLATE = "dashboard.html.j2"
 REFRESH = 5
@@ -38,8 +39,17 @@ class Page:
             nonce=nonce,
             refresh=REFRESH,
             clock=lambda unix: datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            ordered=_ordered,
             ago=lambda unix: ago(now - unix),
         )
+
+
+def _ordered(order: Order | None) -> str:
+    """Since when, who and why."""
+    if order is None:
+        return ""
+    since = datetime.fromtimestamp(order.since_unix, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return f" since {since}{f' ({order})' if str(order) else ''}"
 
 
 def ago(seconds: float) -> str:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from proxyctl.model import Container, DrainPhase, Exit, NginxView, Owner, Plan, Rejection, RouteTable, Snapshot
 from proxyctl.serve.history import History
-from proxyctl.versions import Told
+from proxyctl.versions import Order, Told
 
 LATE = 60.0
 """Seconds past the resync interval without a sign of life before the loop counts as stuck, unless it waits for the engine."""
@@ -64,6 +64,8 @@ class Controller(Protocol):
     def beat(self) -> float: ...
     @property
     def frozen(self) -> bool: ...
+    @property
+    def freezing(self) -> Order | None: ...
     def versions(self) -> tuple[Told, ...]: ...
     @property
     def drain(self) -> DrainPhase: ...
@@ -134,6 +136,8 @@ class Standing:
     containers: Mapping[str, Container] = field(default_factory=dict)
     rollouts: tuple[Told, ...] = ()
     frozen: bool = False
+    freezing: Order | None = None
+    """Who has frozen everything, and why."""
     host: DrainPhase = "serving"
     configuration: Configuration = Configuration()
     nginx_up: bool | None = None
@@ -200,6 +204,7 @@ def read(
         containers=controller.snapshot.containers,
         rollouts=controller.versions(),
         frozen=controller.frozen,
+        freezing=controller.freezing,
         host=controller.drain,
         configuration=configuration,
         nginx_up=controller.nginx_up,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from proxyctl.versions import CUT, Phase, Told
+from proxyctl.versions import CUT, Order, Phase, Told
 
 VersionStanding = Literal["active", "candidate", "standby", "draining", "failed", "gone"]
 """active: has the traffic, and gets it back; candidate: is being rolled out; failed: not tried again by itself; draining: without
@@ -39,6 +39,8 @@ class Rollout:
     """What was active before."""
     paused: bool
     maintenance: bool
+    maintained: Order | None = None
+    """Who wants the maintenance, why and since when."""
     draining: tuple[str, ...]
     """Versions without new traffic that workers of nginx may know."""
     live: bool
@@ -63,6 +65,7 @@ def rollout_of(told: Told) -> Rollout:
         previous=state.active if back else state.previous,
         paused=state.paused,
         maintenance=state.maintenance,
+        maintained=state.maintained,
         draining=tuple(sorted(state.draining)),
         live=told.live,
         outlook=told.outlook,

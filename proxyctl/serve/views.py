@@ -12,6 +12,7 @@ from typing import Literal
 from proxyctl.model import DrainPhase, Location, Rejection, RoutedTarget, TargetState
 from proxyctl.serve.standing import Standing
 from proxyctl.serve.swaps import Rollout, rollout_of
+from proxyctl.versions import Order
 
 SCHEMA = 1
 
@@ -192,6 +193,8 @@ class Status:
     rejections: tuple[Rejection, ...]
     rollouts: tuple[Rollout, ...] = ()
     frozen: bool = False
+    freeze: Order | None = None
+    """Who has frozen everything, why and since when."""
     configuration: Configuration = Configuration()
 
 
@@ -333,6 +336,7 @@ def status(standing: Standing) -> Status:
         rejections=standing.rejections,
         rollouts=rollouts(standing).rollouts,
         frozen=standing.frozen,
+        freeze=standing.freezing,
         configuration=Configuration(
             taken_over=standing.taken_over,
             problems=standing.not_taken,

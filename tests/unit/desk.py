@@ -23,7 +23,7 @@ from proxyctl.serve import standing
 from proxyctl.serve.changes import Changes
 from proxyctl.serve.front import Front
 from proxyctl.serve.history import History
-from proxyctl.versions import Illegal, Told, Word
+from proxyctl.versions import Illegal, Order, Told, Word
 from tests.rig import free_port
 from tests.unit import make
 
@@ -57,6 +57,7 @@ class Held:
     """Changes that were asked for."""
 
     frozen: bool = False
+    freezing: Order | None = None
     rollouts: tuple[Told, ...] = ()
     said: list[tuple[str, Word]] = field(default_factory=list)
     """What operators have said, by service; `refusal`: why not."""
@@ -73,9 +74,9 @@ class Held:
         self.said.append((service, word))
         return f"{word.verb} is done; and goes on"
 
-    async def freeze(self, *, on: bool, by: str) -> None:  # noqa: ARG002 - a controller's
+    async def freeze(self, *, on: bool, who: str, why: str = "") -> None:
         self._refuse()
-        self.frozen = on
+        self.frozen, self.freezing = on, Order(1_000.0, who, why) if on else None
 
     async def release(self, host: str, who: str) -> str:
         self._refuse()

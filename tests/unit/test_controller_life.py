@@ -533,7 +533,7 @@ async def test_a_word_that_cannot_be_written_down_was_not_said(rig: Rig, monkeyp
         with pytest.raises(OSError, match="No space"):
             await rig.controller.say("web", Word("maintenance", 1))
         with pytest.raises(OSError, match="No space"):
-            await rig.controller.freeze(on=True, by="anna")
+            await rig.controller.freeze(on=True, who="anna")
     assert (await rig.cycle(RELIST)).result == "unchanged"
     assert "Maintenance" not in rig.served()
     assert not rig.controller.frozen

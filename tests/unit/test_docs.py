@@ -25,7 +25,7 @@ from proxyctl.report import CycleReport, CycleResult, Incident, IncidentKind
 from proxyctl.serve import api, page, views
 from proxyctl.serve.metrics import METRICS, STAGES, ExitReason, Metrics
 from proxyctl.serve.standing import Place, Runs, Standing
-from proxyctl.versions import TRANSITIONS, FailureReason, Rollout, Strategy, Told, Verb
+from proxyctl.versions import TRANSITIONS, FailureReason, Order, Rollout, Strategy, Told, Verb
 from tests.unit.make import REPOSITORY, container, defaults, site
 
 PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md"))))
@@ -332,10 +332,26 @@ def test_states_and_results_are_those_of_the_code() -> None:
 
 def standing() -> Standing:
     """One site and no nginx."""
-    told = Told("web", Rollout(active="v1"), (), {"v1": 100}, "v1 is live")
+    order = Order(1.0, "kim", "a sale")
+    closed = Rollout(active="v1", maintenance=True, maintained=order)
+    told = Told("web", closed, (), {"v1": 100}, "v1 is live")
     place = Place("1", "", "proxyctl", 30, 0)
     return Standing(
-        place, True, None, "", True, 0, "", True, site(), RouteTable(), rollouts=(told,), nginx_up=True, runs=Runs(1, 9.0)
+        place,
+        True,
+        None,
+        "",
+        True,
+        0,
+        "",
+        True,
+        site(),
+        RouteTable(),
+        rollouts=(told,),
+        nginx_up=True,
+        runs=Runs(1, 9.0),
+        frozen=True,
+        freezing=order,
     )
 
 

@@ -20,6 +20,7 @@ from proxyctl.serve import history as remembered
 from proxyctl.serve.history import History
 from proxyctl.serve.metrics import METRICS, MOST_ACTIONS, MOST_SERVICES, OTHER, ExitReason
 from proxyctl.serve.views import RouteState
+from proxyctl.versions import Order, Rollout, Told
 from tests.unit import desk as desks
 from tests.unit.desk import Desk
 from tests.unit.make import container
@@ -51,7 +52,11 @@ async def scrape(desk: Desk) -> Callable[..., float | None]:
 async def test_the_table_lists_exactly_what_is_exposed(desk: Desk) -> None:
     desk.decide([container("web-1", {"host": "a.example"})])
     desk.front.metrics.event("start")
+    desk.held.frozen, desk.held.freezing = True, Order(1_000.0, "kim", "a sale")
+    closed = Rollout(maintenance=True, maintained=Order(2_000.0))
+    desk.held.rollouts = (Told("shop", closed, (), None, ""),)
     _, text, _ = await desk.get("/metrics")
+    assert 'proxyctl_maintenance_since_timestamp_seconds{service="shop"} 2000.0' in text
     families = {family.name: family for family in parse(text) if not family.name.startswith("process_")}
     exposed = {f"{name}_total" if family.type == "counter" else name for name, family in families.items()}
     assert exposed == set(METRICS)

@@ -151,10 +151,10 @@ async def test_maintenance_is_answered_by_nginx_also_without_versions(rig: Rig) 
 
 async def test_frozen_nothing_is_swapped(rig: Rig) -> None:
     await up(rig, V1)
-    await rig.controller.freeze(on=True, by="")
+    await rig.controller.freeze(on=True, who="")
     await rig.cycle(RELIST, V2)
     assert OLD_ADDRESS in rig.served()
-    await rig.controller.freeze(on=False, by="")
+    await rig.controller.freeze(on=False, who="")
     await rig.cycle()
     assert NEW_ADDRESS in rig.served()
 

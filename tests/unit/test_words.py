@@ -77,9 +77,11 @@ async def test_maintenance_and_freeze(desk: Desk, shell: Shell) -> None:
     await shell.at(desk, "maintenance", "on", "shop")
     await shell.at(desk, "maintenance", "off", "shop")
     assert [word.value for _, word in desk.held.said] == [1, 0]
-    assert (await shell.at(desk, "freeze")).out.startswith("no version is rolled out")
+    assert (await shell.at(desk, "freeze", "--why", "a sale")).out.startswith("no version is rolled out")
     assert desk.held.frozen
-    assert "Frozen: no version is rolled out" in (await shell.at(desk, "status")).out
+    shown = (await shell.at(desk, "status")).out
+    assert "Frozen since 1970-01-01T00:16:40Z (root: a sale): no version is rolled out" in shown
+    assert "Frozen since 1970-01-01 00:16:40 (root: a sale)" in (await desk.get("/"))[1]
     assert (await shell.at(desk, "unfreeze")).out == "versions are rolled out again\n"
     assert not desk.held.frozen
 
