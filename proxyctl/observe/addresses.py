@@ -19,6 +19,14 @@ BRIDGE = "bridge"
 """The driver whose addresses are all this engine's. Elsewhere (macvlan, overlay) what looks free may be another machine's."""
 
 
+ICC = "com.docker.network.bridge.enable_icc"
+
+
+def is_isolating(network: Mapping[str, Any]) -> bool:
+    """Whether containers in it reach the host and not each other."""
+    return str((network.get("Options") or {}).get(ICC, "")).lower() == "false"
+
+
 def spare(
     network: Mapping[str, Any], containers: Iterable[Mapping[str, Any]], known: Collection[str] = ()
 ) -> list[tuple[str | None, str | None]]:

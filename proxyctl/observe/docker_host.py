@@ -331,17 +331,22 @@ class DockerHost:
 
     async def connect_network(self, network: str, container: str, known: Collection[str] = ()) -> tuple[str, ...]:
         """Where the owner of the network chose its subnet, at one of the `known` addresses or at the last free one, which is
-        returned; else at the one that the engine gives."""
+        returned; else at the one that the engine gives. Raises EngineRefused, also for a network in which nginx would reach
+        nobody."""
 
         def spare(client: docker.APIClient) -> list[tuple[str | None, str | None]]:
             described = client.inspect_network(network)
+            if addresses.is_isolating(described):
+                raise EngineRefused(409, f"its containers may not reach each other ({addresses.ICC} is false)")
             members = client.containers(all=True, filters={"network": [described["Id"], described["Name"]]})
             return addresses.spare(described, members, known)
 
         try:
             free = await self._call(spare)
-        except EngineRefused:  # whoever restricts the engine's API may allow the rest
-            free = []
+        except EngineRefused as error:
+            if error.status == 409:
+                raise
+            free = []  # whoever restricts the engine's API may allow the rest
         for four, six in free:
             ask = partial(_connect, network=network, container=container, ipv4_address=four, ipv6_address=six)
             try:

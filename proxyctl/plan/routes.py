@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from proxyctl.model import (
@@ -93,19 +94,22 @@ def claim_of(
 ) -> Claim:
     if container.state not in ALIVE and container.state != "created":
         return Claim(spec, route, container, None)
-    reached = reach(
+    ways = partial(
+        reach,
         container,
         route,
         inputs.nginx,
         inputs.snapshot.containers,
-        join=inputs.join,
         own_ports=inputs.own_ports,
         nginx_label=f"{inputs.defaults.prefix}.nginx",
     )
+    reached = ways(join=inputs.join)
     if isinstance(reached, Reached) and reached.network in inputs.unjoinable:
         networks.add(reached.network)  # to be tried again
         why = f"nginx cannot join {reached.network}: {inputs.unjoinable[reached.network]}"
-        reached = Unreachable(why, f"set {inputs.defaults.prefix}.network to a network that nginx can join")
+        hint = f"set {inputs.defaults.prefix}.network to a network that nginx can join, or publish the port on all addresses"
+        published = ways(join=False)
+        reached = published if isinstance(published, Reached) and not published.network else Unreachable(why, hint)
     match reached:
         case Unreachable(message, hint):
             prefix = inputs.defaults.prefix

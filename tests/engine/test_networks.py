@@ -165,6 +165,24 @@ def test_nginx_joins_no_network_before_a_target_runs(rig: Rig, controller: Contr
     rig.remove_network(network)
 
 
+def test_in_a_network_without_icc_the_published_port_is_used_or_the_reason_is_told(rig: Rig, controller: Controller) -> None:
+    """The host reaches its containers, and nginx would not."""
+    network = f"{rig.run}-icc"
+    options = {"com.docker.network.bridge.enable_icc": "false"}
+    rig.client.create_network(network, driver="bridge", labels=rig.marks, options=options)
+    hidden = rig.run_container({"host": "hidden.example"}, name="hidden", network=network)
+    ports = {"PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": ""}]}}
+    shown = rig.run_container({"host": "shown.example"}, name="shown", network=network, host_config=ports)
+    controller.wait_for("shown.example", backend="shown")
+    assert "may not reach each other" in controller.wait_rejected("hidden")["problem"]
+    assert network not in networks_of(rig, controller)
+    status = controller.ask_api("/api/v1/explain?url=hidden.example").body
+    assert "may not reach each other" in status
+    assert controller.ask("hidden.example").status in (404, 503)
+    for box in (hidden, shown):
+        box.remove()
+
+
 def test_a_container_without_a_network_is_told_what_to_do(rig: Rig, controller: Controller) -> None:
     rig.run_container({"host": "alone.example"}, name="alone", network="none")
     assert "--network" in controller.wait_rejected("alone")["hint"]
