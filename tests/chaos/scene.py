@@ -162,10 +162,12 @@ class Stage:
         address: str = "",
         outside: bool = False,
         labels: Mapping[str, str] | None = None,
+        project: str = "",
         **more: Any,
     ) -> App:
         """A container that is not started. It gets an address that nobody had, or the one that is named, or with "any" the first
-        that is free. `outside`: it is in another network, and served when it joins the stage's. `labels` beside its host."""
+        that is free. `outside`: it is in another network, and served when it joins the stage's. `labels` beside its host.
+        `project`: of compose; when empty, one of its own."""
         self._count += 1
         name = f"{tenant}-{self._count}"
         if self.engine:
@@ -175,9 +177,9 @@ class Stage:
         own = {"host": f"{tenant}.example", "service": tenant, "network": self.network, **(labels or {})}
         if not outside and address != "any":
             more["NetworkingConfig"] = {"EndpointsConfig": {self.network: {"IPAMConfig": {"IPv4Address": address}}}}
-        project = {"com.docker.compose.project": tenant}
+        compose = {"com.docker.compose.project": project or tenant}
         network = "bridge" if outside else self.network
-        return App(tenant, name, self.rig.create_container(own, name=name, network=network, other_labels=project, **more))
+        return App(tenant, name, self.rig.create_container(own, name=name, network=network, other_labels=compose, **more))
 
     def start(self, tenant: str, **more: Any) -> App:
         app = self.create(tenant, **more)
