@@ -212,7 +212,7 @@ class Rollouts:
         if not planner.has(service) and service not in self.states:
             raise Illegal(f"there is no service {service}")
         if not planner.is_versioned(service) and word.verb != "maintenance":
-            raise Illegal(f"{service} has no versions: label its containers with version=NAME")
+            raise Illegal(f"{service} has no versions: set {inputs.defaults.prefix}.version=NAME on its containers")
         seen = self.seen.get(service) or Seen(planner.replicas(inputs, service), None, frozen=self.frozen)
         before = self.states.get(service, Rollout())
         if planner.is_versioned(service):

@@ -91,6 +91,7 @@ ELSEWHERE: Mapping[str, str] = {
     ),
     **dict.fromkeys(("virtual-path", "prefix", "pathprefix"), "write PREFIX.path=/PATH"),
     **dict.fromkeys(("virtual-proto", "protocol", "proto"), "write PREFIX.scheme=http, https, grpc or grpcs"),
+    **dict.fromkeys(("traefik", "caddy"), "write PREFIX.host=NAME, and PREFIX.port=PORT when the image exposes several ports"),
     **dict.fromkeys(("entrypoint", "entrypoints"), "leave it out: nginx listens where nginx.http says"),
 }
 """First words of labels and variables that other proxies have -> what to write here."""

@@ -125,7 +125,8 @@ def test_manual_waits_for_the_word_and_rollback_brings_the_old_one_back(shop: Sh
         assert (again.returncode, "no version is ready" in again.stderr) == (1, True), again
         assert "v2 is rolled back to v1" in shop.say("rollout", "rollback", shop.service, "--why", "prices are wrong")
         table = proxyctl(shop.controller, "status").stdout
-        assert not [line for line in table.splitlines() if "active" in line and "v2" in line], table
+        active = [line.split()[0] for line in table.splitlines() if f" {shop.service} " in line and " active " in line]
+        assert active == ["v1"], table
         shop.until("idle", "v1", 30)
         assert "prices are wrong" in shop.reason("v2")
         toggled = proxyctl(shop.controller, "rollout", "rollback", shop.service)

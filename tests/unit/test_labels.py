@@ -134,6 +134,7 @@ def test_a_typo_in_a_label_rejects_that_route_and_names_the_nearest_key(key: str
         ("VIRTUAL_HOST", "write proxyctl.host=NAME"),
         ("virtual_port", "write proxyctl.port=PORT"),
         ("entrypoints", "leave it out"),
+        ("traefik.enable", "write proxyctl.host=NAME"),
     ],
 )
 def test_a_label_of_another_proxy_is_told_what_to_write_here(key: str, hint: str) -> None:
