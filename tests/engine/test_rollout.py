@@ -5,6 +5,7 @@ back by itself, and a controller that is killed in the middle ends where it woul
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -164,11 +165,13 @@ def test_compose_recreates_the_container_and_traffic_goes_to_the_first_healthy_n
 
 
 def test_maintenance_and_freeze(shop: Shop) -> None:
-    shop.say("maintenance", "on", shop.service)
+    shop.say("maintenance", "on", shop.service, "--why", "a new disk")
+    assert re.search(rf"{shop.service} is in maintenance since 20.*Z \(\w+: a new disk\)", shop.say("status"))
     assert "Maintenance" in shop.controller.wait_for(shop.host, 503).body
     again(shop.controller)
     assert "Maintenance" in shop.controller.wait_for(shop.host, 503).body
-    shop.say("freeze")
+    shop.say("freeze", "--why", "a holiday")
+    assert re.search(r"Frozen since 20.*Z \(\w+: a holiday\)", shop.say("status"))
     shop.say("maintenance", "off", shop.service)
     shop.controller.wait_for(shop.host, backend="v1")
     shop.run("v2")
