@@ -55,14 +55,18 @@ class Drafts:
         for folder in FOLDERS:
             (self._directory / folder).mkdir(mode=0o755, parents=True, exist_ok=True)
         self._present = {f"{folder}/{path.name}": None for folder in FOLDERS for path in (self._directory / folder).iterdir()}
-        (self._directory / ALIVE).mkdir(mode=0o755, exist_ok=True)
-        self._alive = frozenset(path.name for path in (self._directory / ALIVE).iterdir())
+        self._alive = self._alive_on_disk()
 
     async def mark_alive(self, names: frozenset[str]) -> None:
         """Makes the files of `alive` those with these names. They need not be durable: the next start writes them again."""
         if names != self._alive:
             await asyncio.to_thread(self._mark_alive, names)
             self._alive = names
+
+    def _alive_on_disk(self) -> frozenset[str]:
+        folder = self._directory / ALIVE
+        folder.mkdir(mode=0o755, exist_ok=True)
+        return frozenset(path.name for path in folder.iterdir())
 
     def _mark_alive(self, names: frozenset[str]) -> None:
         folder = self._directory / ALIVE
@@ -87,6 +91,8 @@ class Drafts:
         missing = await asyncio.to_thread(self._missing, fileset)
         if missing:
             await asyncio.to_thread(self._write_all, missing)
+        alive, self._alive = self._alive, await asyncio.to_thread(self._alive_on_disk)
+        await self.mark_alive(alive)
         return tuple(sorted(missing))
 
     async def damaged(self, fileset: FileSet) -> bool:

@@ -174,6 +174,11 @@ async def test_living_upstreams_have_a_file_each(tmp_path: Path) -> None:
     for names in ({"a", "b"}, {"b", "c"}, set[str]()):
         await drafts.mark_alive(frozenset(names))
         assert {path.name for path in (tmp_path / ALIVE).iterdir()} == names
+    await drafts.write(ONE)
+    await drafts.mark_alive(frozenset({"a"}))
+    shutil.rmtree(tmp_path / ALIVE)
+    await drafts.mend(ONE)
+    assert {path.name for path in (tmp_path / ALIVE).iterdir()} == {"a"}
     (tmp_path / ALIVE / "from-before").touch()
     drafts.prepare()
     await drafts.mark_alive(frozenset())
