@@ -279,7 +279,7 @@ def swap(machine: Machine) -> Swapped:
         time.sleep(3)
         began = time.monotonic()
         machine.systemctl("enable", "--now", "cgit@v2")
-        before = machine.run("proxyctl", "wait", "cgit", "--version", "v2", "--drained").strip()
+        before = machine.run("proxyctl", "wait", "cgit", "--version", "v2", "--drained").split()[-1]
         drained = time.monotonic()
         machine.systemctl("disable", "--now", "cgit@v1")
         time.sleep(1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 from proxyctl.model import (
@@ -94,22 +93,18 @@ def claim_of(
 ) -> Claim:
     if container.state not in ALIVE and container.state != "created":
         return Claim(spec, route, container, None)
-    ways = partial(
-        reach,
+    reached = reach(
         container,
         route,
         inputs.nginx,
         inputs.snapshot.containers,
+        join=inputs.join,
+        unjoinable=inputs.unjoinable,
         own_ports=inputs.own_ports,
         nginx_label=f"{inputs.defaults.prefix}.nginx",
     )
-    reached = ways(join=inputs.join)
-    if isinstance(reached, Reached) and reached.network in inputs.unjoinable:
-        networks.add(reached.network)  # to be tried again
-        why = f"nginx cannot join {reached.network}: {inputs.unjoinable[reached.network]}"
-        hint = f"set {inputs.defaults.prefix}.network to a network that nginx can join, or publish the port on all addresses"
-        published = ways(join=False)
-        reached = published if isinstance(published, Reached) and not published.network else Unreachable(why, hint)
+    if isinstance(reached, Unreachable) or not reached.network:  # what was refused is tried again
+        networks.update(e.network for e in container.endpoints if e.network in inputs.unjoinable)
     match reached:
         case Unreachable(message, hint):
             prefix = inputs.defaults.prefix

@@ -90,7 +90,7 @@ class Samples:
         found = []
         for when, *said in sorted(self.said):
             recent = [ok for sent, ok in self.clients if when - NOTICED <= sent <= when + 3 * EVERY]
-            if len(recent) < NOTICED / EVERY / 2:
+            if len(recent) < NOTICED / EVERY / 2 or len(set(said)) > 1:  # it changed between the three questions
                 continue
             if all(recent) and not all(said):
                 found.append(f"{when:.1f}: clients are answered, the controller says {said}")

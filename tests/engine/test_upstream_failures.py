@@ -90,7 +90,14 @@ def routed(controller: Controller, host: str) -> list[str]:
 
 
 def answering(controller: Controller, host: str) -> int:
-    return len({controller.ask(host).backend for _ in range(20)})
+    return len({controller.ask(host).backend for _ in range(20)} - {""})
+
+
+def wait_for(controller: Controller, host: str, count: int) -> None:
+    """Until so many targets carry its traffic, and the controller knows that no worker has another configuration."""
+    until(lambda: len(routed(controller, host)) == count, 10, f"{count} targets")
+    until(lambda: answering(controller, host) == count, 10, f"{count} targets to answer")
+    until(lambda: controller.ask_api("/readyz").status == 200, 10, "what is wanted to be live")
 
 
 def running(targets: list[Box]) -> int:
@@ -128,7 +135,7 @@ def test_request_that_ends_its_process_reaches_two_targets(rig: Rig, controller:
     """nginx has idle connections to all of them."""
     host = "killer.example"
     targets = start(rig, host, 4)
-    until(lambda: answering(controller, host) == 4, 10, "four targets")
+    wait_for(controller, host, 4)
     with ThreadPoolExecutor(24) as pool:
         list(pool.map(lambda _: controller.ask(host, "/slow?ms=20"), range(96)))
     with frozen(controller):
@@ -173,7 +180,7 @@ def test_refused_connection_is_tried_elsewhere(rig: Rig, controller: Controller,
 def test_vanished_target_holds_no_request_when_another_lives(rig: Rig, controller: Controller) -> None:
     host = "vanished.example"
     targets = start(rig, host, 2)
-    until(lambda: answering(controller, host) == 2, 10, "two targets")
+    wait_for(controller, host, 2)
     with frozen(controller):
         targets[0].kill()
         for _ in range(8):
@@ -207,7 +214,7 @@ def test_old_nginx_retries_too(rig: Rig) -> None:
     old = rig.controller({"nginx": {"image": "proxyctl-testbed/nginx:1.22"}}, prefix=f"{rig.prefix}old")
     labels = {f"{old.prefix}.host": "old.example", f"{old.prefix}.service": "old"}
     targets = [rig.run_container(name=f"old{number}", other_labels=labels) for number in range(2)]
-    until(lambda: answering(old, "old.example") == 2, 10, "two targets")
+    wait_for(old, "old.example", 2)
     with frozen(old):
         targets[0].kill()
         assert {old.ask("old.example", method=method).status for method in ("GET", "POST") * 4} == {200}

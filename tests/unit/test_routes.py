@@ -187,6 +187,10 @@ def test_nginx_must_be_in_the_networks_of_living_and_coming_targets_and_in_no_ot
 
 def test_a_network_that_refuses_nginx_harms_only_its_own_containers() -> None:
     far = container("far", {"host": "f.example"}, networks={"far": "10.7.0.5"})
+    both = container("both", {"host": "both.example"}, networks={"far": "10.1.0.9", "near": "10.2.0.9"})
+    elsewhere = decide([both], unjoinable={"far": "it is full"})
+    assert serving(elsewhere.table) == {"both.example/": ["both"]}
+    assert elsewhere.networks == {"near"}
     plan = decide([OLD, far], unjoinable={"far": "it is full"})
     assert serving(plan.table) == {"a.example/": ["web-1"], "f.example/": []}
     (rejection,) = plan.rejections
