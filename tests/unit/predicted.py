@@ -253,7 +253,7 @@ class Expected:
             The status with which a request ends that got no answer, or 0 when it is tried again. nginx itself tries another
             target after a connect timeout only: for other errors it would go on to as many targets as it has idle connections to,
             and a request that ends its process would end them all."""
-        source = "$request_method $upstream_status; $upstream_bytes_sent"
+        source = "$proxyctl_same$request_method $upstream_status; $upstream_bytes_sent"
         first: list[Directive] = []
         streamed: tuple[Directive, ...] = ()
         if not self.settings.request_buffering:
@@ -263,6 +263,8 @@ class Expected:
             key = "$http_transfer_encoding:$http_content_length:$server_protocol $request_method"
             first = [comment(bodies), Directive("map", (key, "$proxyctl_body"), (say("default 1"), *without))]
             streamed = (Directive("~^1.*504;", ("504",)), Directive("~^1", ("502",)))
+        again = "(GET|HEAD|OPTIONS|TRACE|PUT|DELETE)"
+        first_sent = "([0-][ ,:]+)*[1-9][0-9]*([ ,:]+[0-])*"
         block = (
             say("volatile"),
             say("default 502"),
@@ -272,16 +274,21 @@ class Expected:
             Directive("~^[^ ]+ ([0-9-]+[ ,:]+){8}", ("502",)),
             comment("Nothing was sent."),
             Directive("~; [0-]([ ,:]+[0-])*$", ("0",)),
-            comment("It was sent once and may be repeated, unless its target was waited for."),
+            comment("It was sent once, or twice to one target, and may be repeated, unless its target was waited for."),
             Directive("~504;", ("504",)),
             Directive("~504.*;", ("502",)),
-            Directive("~^(GET|HEAD|OPTIONS|TRACE|PUT|DELETE) .*; ([0-][ ,:]+)*[1-9][0-9]*([ ,:]+[0-])*$", ("0",)),
+            Directive(f"~^(same)?{again} .*; {first_sent}$", ("0",)),
+            Directive(f"~^same{again} .*; {first_sent}[ ,:]+[1-9][0-9]*([ ,:]+[0-])*$", ("0",)),
         )
         last = Directive("~504; (.*[ ,])?(?<proxyctl_waited_for>[^ ,]+)$", (".$proxyctl_waited_for",))
         waited = (say("volatile"), Directive("default", ("",)), last)
         own = (Directive("default", ("",)), Directive("~^503 (.*[ ,:])?50[24]$", ("2",)))
+        whether = "Whether all tries met one target: the next may be at another idle connection of a process that is ending."
+        met = (say("volatile"), Directive("default", ("",)), Directive(r"~^([^ ,]+)([ ,:]+\1)*$", ("same",)))
         return [
             *first,
+            comment(whether),
+            Directive("map", ("$upstream_addr", "$proxyctl_same"), met),
             *(comment(line.strip()) for line in why.splitlines()),
             Directive("map", (source, "$proxyctl_stop"), block),
             comment("The address that could not be connected to in time, where that was the end of the last try."),
