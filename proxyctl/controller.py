@@ -35,7 +35,7 @@ from proxyctl.rollouts import Rollouts
 from proxyctl.state import State
 from proxyctl.stops import Stops
 from proxyctl.timers import RETRY_AFTER, Timers
-from proxyctl.versions import Illegal, Order, Told, Word
+from proxyctl.versions import Illegal, Order, Told, Word, signature
 
 log = structlog.get_logger()
 
@@ -124,15 +124,15 @@ class Controller:
         reason = f"{'undrained' if notice is None else 'drained'} by {who}"
         self._parts.wakes.post(Wake((reason,), urgent=True, at=time.monotonic()))
 
-    async def release(self, host: str, who: str) -> str:
-        """Lets another project have the host at once: the service that had it, in words. Raises Illegal, OSError."""
+    async def release(self, host: str, who: str, why: str = "") -> str:
+        """Lets another project have the host at once; returns the service that had it. Raises Illegal, OSError."""
         async with self._cycling:
             if self.plan is None:
                 raise Illegal("the controller has just started and has read nothing yet: try again")
             kept, service = ownership.without(host, self.plan.owners, self._planner.holders(host))
             self._save(owners=kept)
             self.plan = replace(self.plan, owners=kept)
-        self._parts.wakes.post(Wake((f"{host} was released{who}",), urgent=True, at=time.monotonic()))
+        self._parts.wakes.post(Wake((f"{host} was released{signature(who, why)}",), urgent=True, at=time.monotonic()))
         return service
 
     async def run(self) -> None:
@@ -484,7 +484,7 @@ class Controller:
             fallback_hosts=fallback.table.vhosts,
             fallback_files=fallback.files,
             rollouts=dict(self.rollouts.states),
-            nginx_run=f"{nginx.id} {nginx.started_at}",
+            nginx_run=nginx.run,
         )
 
     def _save(self, **changes: Any) -> None:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from proxyctl import identity, steady
 from proxyctl.acceptance import Acceptance
@@ -177,11 +178,13 @@ class Publication:
         return True
 
     async def _retire(self, course: Course, snapshot: Snapshot, nginx: NginxInstance) -> None:
+        now = steady.now()
         if self._unretired:
-            self.retirement.proved(self._unretired, self.table, snapshot, steady.now())
+            self.retirement.proved(self._unretired, self.table, snapshot, now)
             self._unretired = None
-        course.retired = await self.retirement.end(snapshot, self.table, nginx.id, lambda: self._parts.reloader.living(nginx))
-        self._parts.inventory.watch_addresses(always=self.retirement.watchful)
+        living = partial(self._parts.reloader.living, nginx)
+        course.retired = await self.retirement.end(snapshot, self.table, now, nginx.id, living)
+        self._parts.inventory.watch_addresses(always=self.retirement.is_watchful(now))
 
     async def _publish(self, course: Course, tested: Tested, wanted: Served, nginx: NginxInstance) -> None:
         with course.stage("promote"):

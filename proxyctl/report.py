@@ -51,7 +51,7 @@ CycleResult = Literal["unchanged", "tested", "live", "refused", "restored", "unr
 
 @dataclass(frozen=True, slots=True)
 class CycleReport:
-    """One cycle, as the log, the metrics, the API and the page are told of it."""
+    """One cycle: what the log, the metrics, the API and the page show of it."""
 
     number: int
     at_unix: float
@@ -84,6 +84,11 @@ IncidentKind = Literal[
 ]
 
 
+def is_reported(times: int) -> bool:
+    """Of what happens again and again, the 1st, 2nd, 4th, 8th time and so on."""
+    return times & (times - 1) == 0
+
+
 @dataclass(frozen=True, slots=True)
 class Incident:
     """Something that happened outside of a cycle and that an operator may look for later."""
@@ -96,4 +101,4 @@ class Incident:
     service: str = ""
     exit: Exit | None = None
     expected: bool = True
-    """Somebody wanted it; otherwise it is a warning."""
+    """It happened on request; otherwise it is logged as a warning."""

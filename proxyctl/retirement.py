@@ -1,12 +1,12 @@
-"""Old workers of nginx, from the proof that they are old to their end: at once, when a stranger gets an address to which
-they may still send a request."""
+"""Old workers of nginx, from the proof that they are old to their end: at once, when a container of another project gets an
+address to which they may still send a request."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 
-from proxyctl import identity, steady
+from proxyctl import identity
 from proxyctl.fileset import Generation
 from proxyctl.model import RouteTable, Snapshot, Target
 from proxyctl.plan import generations
@@ -25,10 +25,9 @@ class Retirement:
         """What workers may know beside it."""
         self._told: set[int] = set()
 
-    @property
-    def watchful(self) -> bool:
-        """Whether it matters who gets an address now."""
-        return bool(generations.dangerous(self.generations, steady.now()))
+    def is_watchful(self, now_unix: float) -> bool:
+        """Whether it matters which container gets an address now."""
+        return bool(generations.dangerous(self.generations, now_unix))
 
     @property
     def known(self) -> frozenset[str]:
@@ -61,11 +60,16 @@ class Retirement:
         self._table, self._beside = table, {}
 
     async def end(
-        self, snapshot: Snapshot, table: RouteTable, nginx_id: str, living: Callable[[], Awaitable[frozenset[int]]]
+        self,
+        snapshot: Snapshot,
+        table: RouteTable,
+        now_unix: float,
+        nginx_id: str,
+        living: Callable[[], Awaitable[frozenset[int]]],
     ) -> tuple[str, ...]:
         """Ends the workers that would lead to somebody else; says so, or that it cannot, a line for each address. `living`: the
         pids of all workers, asked for when one could not be ended."""
-        endangered = generations.endangered(self.generations, snapshot, table, steady.now(), nginx_id)
+        endangered = generations.endangered(self.generations, snapshot, table, now_unix, nginx_id)
         if not endangered:
             return ()
         ended = {pid for pid in endangered if workers.end(pid)}

@@ -229,7 +229,7 @@ class Rollouts:
         if on == self.frozen:
             raise Illegal("everything is frozen already" if on else "nothing is frozen")
         self.frozen, self.order, self._all = on, order if on else None, True
-        self.lines.append(f"{'frozen' if on else 'unfrozen'}{f' ({order})' if str(order) else ''}")
+        self.lines.append(f"{'frozen' if on else 'unfrozen'}{order.signature}")
 
     def told(self, now: float) -> tuple[Told, ...]:
         """Every service that has versions, or of which an operator has said something."""

@@ -53,9 +53,9 @@ class State:
     rollouts: Mapping[str, Rollout] = field(default_factory=dict)
     """By service, where there are versions or an operator has said something."""
     frozen: bool = False
-    freeze: Order | None = None
-    """Who wants that; None when nothing is frozen, or when a former release noted it."""
     """No version is swapped in until an operator says so."""
+    freeze: Order | None = None
+    """Who ordered that; None when nothing is frozen, or when an earlier release saved the state."""
     drain: Drain | None = None
     """Since when the host is to be left; None when it is not."""
     nginx_run: str = ""

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from proxyctl import __version__
-from proxyctl.model import Container, EngineEvent, Exit, Plan, RouteTable, Snapshot
+from proxyctl.model import Container, EngineEvent, Exit, RouteTable
 from proxyctl.observe.exits import Engine, Exits
-from proxyctl.plan.labels import service_of_event
+from proxyctl.plan.labels import service_of
 from proxyctl.processes import booted_unix
 from proxyctl.report import Incident
 from proxyctl.serve.history import History
 from proxyctl.serve.log import CycleLog
 from proxyctl.serve.metrics import Metrics
 from proxyctl.serve.runs import NginxRuns
-from proxyctl.serve.standing import Nginx, Runs
+from proxyctl.serve.standing import Controller, Runs
 
 
 class Known(Protocol):
@@ -27,19 +27,6 @@ class Known(Protocol):
 
     def known(self, container_id: str) -> Container | None: ...
     def is_ours(self, event: EngineEvent) -> bool: ...
-
-
-class Controller(Protocol):
-    """controller.Controller, as much as is needed here."""
-
-    @property
-    def nginx(self) -> Nginx | None: ...
-    @property
-    def nginx_up(self) -> bool | None: ...
-    @property
-    def plan(self) -> Plan | None: ...
-    @property
-    def snapshot(self) -> Snapshot: ...
 
 
 class Traces:
@@ -101,7 +88,7 @@ class Traces:
             name = labels.get("name") or (container.name if container else event.container_id[:12])
             service = self._services.get(event.container_id)
             if service is None and not is_nginx:
-                service = service_of_event(labels, name, event.container_id, self._prefix)
+                service = service_of(labels, name, event.container_id, self._prefix)
             self._ending[event.container_id] = (name, service or "", is_nginx)
         self._exits.note(event, container.stop_signal if container else 0)
 

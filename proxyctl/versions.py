@@ -108,16 +108,22 @@ class Known:
     containers: frozenset[str]
 
 
+def signature(who: str, why: str) -> str:
+    """` (kim: prices are wrong)`, for the end of a sentence; empty when neither is known."""
+    return f" ({': '.join(filter(None, (who, why)))})" if who or why else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What an operator wants until another word: who, why, and since when."""
+    """Who ordered something that lasts, why, and since when."""
 
     since_unix: float
     who: str = ""
     why: str = ""
 
-    def __str__(self) -> str:
-        return f"{self.who}: {self.why}" if self.who and self.why else self.who or self.why
+    @property
+    def signature(self) -> str:
+        return signature(self.who, self.why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +158,7 @@ class Rollout:
     """Since when nothing advances, because it is paused or frozen."""
     maintenance: bool = False
     maintained: Order | None = None
-    """Who wants the maintenance; None without it, or when a former release noted it."""
+    """Who ordered the maintenance; None without it, or when an earlier release saved the state."""
     empty_unix: float | None = None
     """Since when the service has no container."""
 

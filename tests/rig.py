@@ -32,6 +32,8 @@ from docker.errors import APIError
 from docker.utils import kwargs_from_env
 
 BACKEND = "proxyctl-testbed/backend"
+BASE = "proxyctl-testbed/base"
+"""Debian with Python, for servers that the test writes itself."""
 NGINX = "proxyctl-testbed/nginx:1.31.3"
 TESTBED = "testbed.proxyctl"
 """The label by which `scripts/testbed down` finds what a killed run has left."""
@@ -102,6 +104,20 @@ def ask(port: int, host: str, path: str = "/", *, method: str = "GET", timeout: 
         return Answer(response.status, headers, response.read().decode("utf-8", "replace"))
     except (OSError, HTTPException):
         return Answer(0, {}, "")
+    finally:
+        connection.close()
+
+
+def ask_unix(path: Path, url: str) -> tuple[int, str]:
+    """The API over its socket, where the rate is not limited."""
+    connection = HTTPConnection("proxyctl", timeout=5)
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.sock.settimeout(5)
+    connection.sock.connect(str(path))
+    try:
+        connection.request("GET", url)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
     finally:
         connection.close()
 

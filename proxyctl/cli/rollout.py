@@ -72,9 +72,9 @@ def unfreeze(options: Options, why: str) -> None:
 @why_option
 @click.pass_obj
 def release(options: Options, host: str, why: str) -> None:
-    """Give a host away that its containers have left.
+    """Release a host whose containers were removed.
 
-    Another project gets it at once, not 5 minutes after they were removed.
+    Another project can have it at once, not after 5 minutes.
     """
     _tell(options, "release", {"host": host, "why": why})
 

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from proxyctl.model import Rejection
     from proxyctl.serve.swaps import Rollout
     from proxyctl.serve.views import Route, Status
-    from proxyctl.versions import Order
 
 MOST_ENDED = 2
-"""Containers that have ended, told of in one line."""
+"""Containers that have ended, listed in one line."""
 
 
 @click.command(cls=Command)
@@ -45,6 +44,8 @@ def status(options: Options, *, watch: bool, as_json: bool) -> int:
 
 
 def _show(status: Status, now: float) -> None:
+    from proxyctl.serve.page import ordered
+
     word, style = ("In sync", "bold green") if not status.error else ("Not in sync", "bold red")
     say(line((word, style), (headline(status, now), "")))
     for reason in (status.error, *(f"Configuration not taken over: {why}" for why in status.configuration.problems)):
@@ -60,11 +61,11 @@ def _show(status: Status, now: float) -> None:
         say("Nothing is routed: give a container the label proxyctl.host=a.example, or see `proxyctl check`.")
     if status.frozen:
         say()
-        say(styled(f"Frozen{_ordered(status.freeze)}: no version is rolled out until `proxyctl unfreeze`", "warn"))
+        say(styled(f"Frozen{ordered(status.freeze, clock)}: no version is rolled out until `proxyctl unfreeze`", "warn"))
     for rollout in status.rollouts:
         if rollout.maintenance:
             end = f"`proxyctl maintenance off {rollout.service}` ends it"
-            say(styled(f"{rollout.service} is in maintenance{_ordered(rollout.maintained)}: {end}", "warn"))
+            say(styled(f"{rollout.service} is in maintenance{ordered(rollout.maintained, clock)}: {end}", "warn"))
     if any(rollout.versions for rollout in status.rollouts):
         say()
         table(("VERSION", "SERVICE", "STANDING", "TRAFFIC", "HEALTHY", ""), _versions(status.rollouts))
@@ -74,13 +75,6 @@ def _show(status: Status, now: float) -> None:
         say(styled("Problems", "bold"))
         for problem in problems:
             say(problem)
-
-
-def _ordered(order: Order | None) -> str:
-    """Since when, and who wants it and why."""
-    if order is None:
-        return ""
-    return f" since {clock(order.since_unix)}{f' ({order})' if str(order) else ''}"
 
 
 def headline(status: Status, now: float) -> str:

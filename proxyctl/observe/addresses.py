@@ -13,13 +13,10 @@ from typing import Any
 
 TRIES = 4
 """Addresses that nginx asks for before it takes what it is given."""
-
-
 BRIDGE = "bridge"
 """The driver whose addresses are all this engine's. Elsewhere (macvlan, overlay) what looks free may be another machine's."""
-
-
 ICC = "com.docker.network.bridge.enable_icc"
+"""An option of a bridge network."""
 
 
 def is_isolating(network: Mapping[str, Any]) -> bool:

@@ -331,23 +331,20 @@ class DockerHost:
 
     async def connect_network(self, network: str, container: str, known: Collection[str] = ()) -> tuple[str, ...]:
         """Where the owner of the network chose its subnet, at one of the `known` addresses or at the last free one, which is
-        returned; else at the one that the engine gives. Raises EngineRefused, also for a network in which nginx would reach
-        nobody."""
+        returned; else at the one that the engine gives. Raises EngineRefused, also for a network in which nginx could not reach
+        other containers."""
 
-        def spare(client: docker.APIClient) -> list[tuple[str | None, str | None]]:
+        def describe(client: docker.APIClient) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             described = client.inspect_network(network)
-            if addresses.is_isolating(described):
-                raise EngineRefused(409, f"its containers may not reach each other ({addresses.ICC} is false)")
-            members = client.containers(all=True, filters={"network": [described["Id"], described["Name"]]})
-            return addresses.spare(described, members, known)
+            return described, client.containers(all=True, filters={"network": [described["Id"], described["Name"]]})
 
         try:
-            free = await self._call(spare)
-        except EngineRefused as error:
-            if error.status == 409:
-                raise
-            free = []  # whoever restricts the engine's API may allow the rest
-        for four, six in free:
+            described, members = await self._call(describe)
+        except EngineRefused:
+            described, members = {}, []  # a restricted API may still allow the connection
+        if addresses.is_isolating(described):
+            raise EngineRefused(409, f"its containers may not reach each other ({addresses.ICC} is false)")
+        for four, six in addresses.spare(described, members, known):
             ask = partial(_connect, network=network, container=container, ipv4_address=four, ipv6_address=six)
             try:
                 await self._call(ask)

@@ -5,6 +5,8 @@ Without this, each start and each end of a container in a crash loop is a reload
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 STEADY = 10.0
 """Seconds after its start from which a container is taken for steady; Docker resets its restart delay then, too."""
 WITHIN = 60.0
@@ -21,13 +23,13 @@ class Flapping:
         self._ends: dict[str, list[float]] = {}
         """When runs ended that were shorter than STEADY, by container id."""
 
-    def started(self, container_id: str, at: float) -> float:
-        """Seconds for which it gets no traffic; 0 unless it flaps."""
+    def started(self, container_id: str, at: float) -> bool:
+        """Whether it flaps, and gets no traffic before it has run for STEADY."""
         self._started[container_id] = at
-        return STEADY if self._count(container_id, at) >= ENDS else 0.0
+        return self._count(container_id, at) >= ENDS
 
     def ended(self, container_id: str, at: float, *, requested: bool) -> None:
-        """`requested`: somebody stopped it, so this end says nothing about it."""
+        """`requested`: the container was stopped by a signal from outside, so this end is not counted."""
         began = self._started.pop(container_id, None)
         if began is not None and not requested and at - began < STEADY:
             recent = [end for end in self._ends.get(container_id, ()) if at - end < WITHIN]
@@ -45,10 +47,10 @@ class Flapping:
                 )
         return found
 
-    def forget(self, gone: set[str]) -> None:
-        for container_id in gone:
-            self._started.pop(container_id, None)
-            self._ends.pop(container_id, None)
+    def keep(self, present: Container[str]) -> None:
+        """Forgets the containers that are gone."""
+        self._started = {each: at for each, at in self._started.items() if each in present}
+        self._ends = {each: ends for each, ends in self._ends.items() if each in present}
 
     def _count(self, container_id: str, at: float) -> int:
         return sum(at - end < WITHIN for end in self._ends.get(container_id, ()))

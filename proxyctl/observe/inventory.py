@@ -12,11 +12,10 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Protocol
 
 from proxyctl.model import Container, EngineEvent, EngineRefused, EngineUnavailable, Snapshot
-from proxyctl.observe.flapping import Flapping
+from proxyctl.observe.flapping import STEADY, Flapping
 from proxyctl.report import Wake
 from proxyctl.values import kind_of_name
 
@@ -93,17 +92,15 @@ class Inventory:
         elif event.action == "kill" and container_id in self._inspected:
             self._stop(container_id, event.signal, Wake((reason,), urgent=True, at=at))
         else:
-            if event.action == "start":
-                self._hold(container_id, self._flapping.started(container_id, at))
+            if event.action == "start" and self._flapping.started(container_id, at):
+                asyncio.get_running_loop().call_later(STEADY, self._has_run, container_id)
             killed = event.action == "kill"
             runs = event.action not in ("create", "destroy")
             self._begin(container_id, Wake((reason,), urgent=killed, at=at), event.signal if killed else None, runs=runs)
 
-    def _hold(self, container_id: str, seconds: float) -> None:
-        """Comes back when it may get traffic."""
-        if seconds:
-            wake = partial(Wake, (f"{container_id[:12]} has run for {seconds:g} s",))
-            asyncio.get_running_loop().call_later(seconds, lambda: self._post(wake(at=time.monotonic())))
+    def _has_run(self, container_id: str) -> None:
+        """It may get traffic now."""
+        self._post(Wake((f"{container_id[:12]} has run for {STEADY:g} s",), at=time.monotonic()))
 
     def watch_addresses(self, *, always: bool) -> None:
         """`always`: a worker of nginx lives that knows an address which its container has left."""
@@ -243,7 +240,7 @@ class Inventory:
                     self._known[container_id] = new
             else:
                 self._known.pop(container_id)
-        self._flapping.forget(self._inspected - self._known.keys())
+        self._flapping.keep(self._known)
         self._inspected &= self._known.keys()
         self._ended &= self._known.keys()
         self._news = {each: at for each, at in self._news.items() if each in self._known or at > before}

@@ -1,7 +1,7 @@
 """Old workers of nginx and what they still know -> which of them must end.
 
 A kept connection goes on asking the worker that took it, with the configuration of its start. Docker gives a freed address to the
-next container at once, so for some seconds such a worker can lead to somebody else's application.
+next container at once, so for some seconds such a worker can send a request to another application.
 """
 
 from __future__ import annotations
@@ -57,12 +57,10 @@ def advance(
 ) -> tuple[Generation, ...]:
     """The generations after a proof. `ending`: the old workers that still live, in this `run` of nginx; those that are in no
     generation yet were started with `before`, what was live until now. `now`: what is live, or of it what is in `before`."""
-
-    def project(container_id: str) -> str:
-        return project_of(containers[container_id]) if container_id in containers else ""
-
     freed = frozenset(
-        Freed(target, service, project(target.container_id)) for target, service in before.items() if target not in now
+        Freed(target, service, _project(containers, target.container_id))
+        for target, service in before.items()
+        if target not in now
     )
     past = [g for g in generations if g.run == run]
     newly = ending.difference(*(g.workers for g in past))
@@ -78,8 +76,8 @@ def dangerous(generations: Iterable[Generation], now_unix: float) -> list[Genera
 def endangered(
     generations: Iterable[Generation], snapshot: Snapshot, table: RouteTable, now_unix: float, nginx_id: str = ""
 ) -> dict[int, str]:
-    """Workers that know an address which a stranger has now and may still send it a request -> a word on why. No strangers are:
-    another container of the service or of its compose project, and nginx, which knows what is right now."""
+    """Workers that may still send a request to an address that now belongs to another project -> the reason. A container of the
+    same service or compose project may have the address, and so may nginx itself, which has the current configuration."""
     knowing = dangerous(generations, now_unix)
     if not knowing:
         return {}
@@ -87,10 +85,6 @@ def endangered(
     holders = _holders({freed.target.address for g in knowing for freed in g.freed}, snapshot, targets)
     holding = frozenset().union(*holders.values())
     services = {t.target.container_id: t.service for t in targets if t.target.container_id in holding}
-
-    def project_of_id(container_id: str) -> str:
-        return project_of(snapshot.containers[container_id]) if container_id in snapshot.containers else ""
-
     found: dict[int, str] = {}
     for generation in knowing:
         for freed in sorted(generation.freed, key=lambda f: f.target):
@@ -98,10 +92,15 @@ def endangered(
             for holder in holders.get(target.address, set()) | holders.get(f"{target.address} {target.port}", set()):
                 if holder in (target.container_id, nginx_id) or services.get(holder, "") == freed.service:
                     continue
-                if not freed.project or freed.project != project_of_id(holder):
+                if not freed.project or freed.project != _project(snapshot.containers, holder):
                     name = snapshot.containers[holder].name if holder in snapshot.containers else holder[:12]
                     found |= dict.fromkeys(generation.workers, f"{target.address} belongs to {name} now")
     return found
+
+
+def _project(containers: Mapping[str, Container], container_id: str) -> str:
+    """Empty for a container that is not there, too."""
+    return project_of(containers[container_id]) if container_id in containers else ""
 
 
 def _holders(wanted: set[str], snapshot: Snapshot, targets: Iterable[RoutedTarget]) -> dict[str, set[str]]:

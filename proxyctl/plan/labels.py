@@ -140,7 +140,7 @@ def parse(container: Container, defaults: Defaults) -> Parsed:
     if reader.refused_all:
         return Parsed(None, tuple(reader.rejections))
     plain = groups.pop(_PLAIN, {})
-    service = str(plain.get("service") or default_service(container.labels, container.name, container.id))
+    service = service_of(container.labels, container.name, container.id, defaults.prefix)
     routes = []
     names = [name for name in sorted(groups) if name not in reader.refused]
     if _PLAIN not in reader.refused and ("host" in plain or not groups):
@@ -166,21 +166,14 @@ def parse(container: Container, defaults: Defaults) -> Parsed:
     return Parsed(spec if routes else None, tuple(reader.rejections))
 
 
-def default_service(labels: Mapping[str, str], name: str, container_id: str) -> str:
-    """`PROJECT.SERVICE` of compose, else the container's name, else the start of its id."""
+def service_of(labels: Mapping[str, str], name: str, container_id: str, prefix: str) -> str:
+    """What the label says, else `PROJECT.SERVICE` of compose, else the container's name, else the start of its id."""
     parts = [labels.get(f"com.docker.compose.{part}", "") for part in ("project", "service")]
-    try:
-        return values.name(".".join(parts)) if all(parts) else values.name(name)
-    except BadValue:
-        return container_id[:12]
-
-
-def service_of_event(labels: Mapping[str, str], name: str, container_id: str, prefix: str) -> str:
-    """The service of a container that ended before it was planned for, by its labels alone."""
-    with suppress(BadValue):
-        if said := labels.get(f"{prefix}.service"):
-            return values.name(said)
-    return default_service(labels, name, container_id)
+    for said in (labels.get(f"{prefix}.service"), ".".join(parts) if all(parts) else name):
+        with suppress(BadValue):
+            if said:
+                return values.name(said)
+    return container_id[:12]
 
 
 @lru_cache(maxsize=1024)

@@ -328,6 +328,7 @@ class Planner:
         if not owned and not court.rejections:
             self._hosts.pop(host, None)
             return
+        owned = {path: group for path, group in owned.items() if group or host + path in inputs.published}  # else it is unknown
         standing, snapshot = inputs.standing, inputs.snapshot
         shares, closed = wishes(inputs, owned)
         locations = {
@@ -336,20 +337,14 @@ class Planner:
             if not shares or not self._is_elsewhere(group, shares.get(path))
         }
         young = {p for p in locations if not locations[p].serving and any(is_young(inputs, c) for c in owned[p])} - closed
-        gone = {path for path in locations if not owned[path]}
-        held = {path for path in young | gone if host + path not in inputs.published}  # so it never was a site: 404
-        coming = not young.isdisjoint(held) or any(claim.target == PENDING for group in owned.values() for claim in group)
+        held = {path for path in young if host + path not in inputs.published}
+        coming = bool(held) or any(claim.target == PENDING for group in owned.values() for claim in group)
         vhost = vhost_of(host, [location for path, location in locations.items() if path not in held])
         ahead = vhost
         if coming:
             hoped = replace(snapshot, flapping={})
             ahead = vhost_of(
-                host,
-                [
-                    location_of(HOPEFUL, hoped, path, group, newest(group))
-                    for path, group in sorted(owned.items())
-                    if path not in gone & held
-                ],
+                host, [location_of(HOPEFUL, hoped, path, group, newest(group)) for path, group in sorted(owned.items())]
             )
         before = self._hosts.get(host)
         vhost = _as_before(before, vhost)

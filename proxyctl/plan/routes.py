@@ -98,8 +98,7 @@ def claim_of(
         route,
         inputs.nginx,
         inputs.snapshot.containers,
-        join=inputs.join,
-        unjoinable=inputs.unjoinable,
+        unjoinable=inputs.unjoinable if inputs.join else None,
         own_ports=inputs.own_ports,
         nginx_label=f"{inputs.defaults.prefix}.nginx",
     )

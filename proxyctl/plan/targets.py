@@ -12,7 +12,6 @@ ALIVE = frozenset({"running", "paused"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
 METADATA = frozenset({"100.100.100.200", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:42::42"})
 """Of Alibaba, Amazon (two), Google and Scaleway; that of most clouds, 169.254.169.254, is link-local."""
-NONE: Mapping[str, str] = {}
 PENDING = Target("", "", "127.0.0.1", 1)
 """Stands for the address that a container gets when it starts."""
 
@@ -37,21 +36,20 @@ def reach(
     nginx: NginxView,
     containers: Mapping[str, Container],
     *,
-    join: bool,
-    unjoinable: Mapping[str, str] = NONE,
+    unjoinable: Mapping[str, str] | None,
     own_ports: frozenset[int] = frozenset(),
     nginx_label: str = "",
 ) -> Reached | Unreachable:
     """The address of `route.port` of a living or coming container, as nginx sees it.
 
     A container that has no address yet is reached at `PENDING`: enough to test what will be rendered for it. `unjoinable`:
-    networks that the engine does not let nginx into, and its reason. `own_ports`: the host's ports that lead to proxyctl and its
-    nginx, which are never targets, nor are link-local and metadata addresses.
+    networks that the engine does not let nginx into, and its reason; None when nginx joins none. `own_ports`: the host's ports
+    that lead to proxyctl and its nginx, which are never targets, nor are link-local and metadata addresses.
     """
     owner = _network_owner(container, containers)
     if owner and (nginx_label in owner.labels or owner.id == nginx.container):
         return Unreachable("it shares the network of nginx itself", "start it in a network of its own")
-    found = _reach(container, route, nginx, owner, join=join, unjoinable=unjoinable)
+    found = _reach(container, route, nginx, owner, unjoinable=unjoinable)
     if isinstance(found, Unreachable):
         return found
     if container.network_mode == "host" and route.port in own_ports:
@@ -77,8 +75,7 @@ def _reach(
     nginx: NginxView,
     owner: Container | None,
     *,
-    join: bool,
-    unjoinable: Mapping[str, str],
+    unjoinable: Mapping[str, str] | None,
 ) -> Reached | Unreachable:
     mode = container.network_mode
     if mode == "none":
@@ -90,7 +87,7 @@ def _reach(
     candidates = _candidates(owner, route.network)
     if isinstance(candidates, Unreachable):
         return candidates
-    return _pick(container, owner, route, candidates, nginx, join=join, unjoinable=unjoinable)
+    return _pick(container, owner, route, candidates, nginx, unjoinable=unjoinable)
 
 
 def _candidates(owner: Container, wanted: str) -> list[Endpoint] | Unreachable:
@@ -112,11 +109,10 @@ def _pick(
     candidates: list[Endpoint],
     nginx: NginxView,
     *,
-    join: bool,
-    unjoinable: Mapping[str, str],
+    unjoinable: Mapping[str, str] | None,
 ) -> Reached | Unreachable:
     shared = [e for e in candidates if nginx.host_network or e.network in nginx.networks]
-    usable = shared or [e for e in candidates if join and e.network not in unjoinable]
+    usable = shared or [e for e in candidates if unjoinable is not None and e.network not in unjoinable]
     if usable:
         chosen = next((e for e in usable if e.ipv4 or e.ipv6), usable[0])
         return Reached(_target(container, chosen, route.port), "" if nginx.host_network else chosen.network)
@@ -128,7 +124,7 @@ def _pick(
     if not names:
         return Unreachable("the container is in no network", "connect it: docker network connect NAME CONTAINER")
     refused = candidates[0].network
-    if join and refused in unjoinable:
+    if unjoinable and refused in unjoinable:
         return Unreachable(f"nginx cannot join {refused}: {unjoinable[refused]}", "connect it to a network that nginx can join")
     return Unreachable(
         f"nginx is in none of its networks ({names})",

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from ipaddress import collapse_addresses, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError, UndefinedError
 
@@ -419,12 +419,12 @@ def _hex(code: int) -> str:
 def _networks(cidrs: Iterable[str]) -> list[str]:
     """The same addresses without overlaps, and `0.0.0.0/0` and `::/0` as two halves: `geo` warns of a network that it has twice,
     and its `default` is a network, too."""
-    found: list[str] = []
     networks = [ip_network(_safe(cidr)) for cidr in cidrs]
-    for version in (4, 6):
-        for network in collapse_addresses([n for n in networks if n.version == version]):  # type: ignore[type-var]
-            found += map(str, network.subnets() if network.prefixlen == 0 else (network,))
-    return found
+    collapsed: tuple[IPv4Network | IPv6Network, ...] = (
+        *collapse_addresses(network for network in networks if isinstance(network, IPv4Network)),
+        *collapse_addresses(network for network in networks if isinstance(network, IPv6Network)),
+    )
+    return [str(part) for network in collapsed for part in (network.subnets() if network.prefixlen == 0 else (network,))]
 
 
 def _digest(text: str) -> str:

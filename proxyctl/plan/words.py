@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from proxyctl.plan.rollout import Turn, step, without
 from proxyctl.plan.sight import outlook, shown
-from proxyctl.versions import CUT, Action, Failure, Illegal, Order, RolledBack, Rollout, Seen, Version, Word
+from proxyctl.versions import CUT, Action, Failure, Illegal, Order, RolledBack, Rollout, Seen, Version, Word, signature
 
 
 def obey(rollout: Rollout, word: Word, seen: Seen, now: float) -> tuple[Rollout, tuple[Action, ...]]:
@@ -27,8 +27,7 @@ def close(rollout: Rollout, word: Word, now: float) -> tuple[Rollout, tuple[Acti
 
 class _Listener(Turn):
     def obey(self, word: Word) -> None:
-        by = f" ({word.who}{': ' if word.who and word.why else ''}{word.why})" if word.who or word.why else ""
-        getattr(self, f"_obey_{word.verb}")(word, by)
+        getattr(self, f"_obey_{word.verb}")(word, signature(word.who, word.why))
 
     def _obey_promote(self, _: Word, by: str) -> None:
         rollout = self.rollout
@@ -43,51 +42,42 @@ class _Listener(Turn):
         self.cut()
 
     def _obey_rollback(self, word: Word, by: str) -> None:
-        """The candidate is out when there is one, else the active version. `word.to`: where the traffic goes, also when that
-        version has failed before."""
+        """The candidate is out when there is one, else the active version. `word.to`: the version that gets the traffic, also one
+        that has failed before."""
         rollout, text = self.rollout, f"rolled back{by}"
         if rollout.active is None:
             raise Illegal("no version has been served yet")
-        if word.to is not None and word.to == self._carrying():
+        is_cut = rollout.phase in CUT
+        if word.to is not None and word.to == (rollout.candidate if is_cut else rollout.active):
             raise Illegal(f"{shown(word.to)} has the traffic already")
-        if rollout.candidate is not None and rollout.phase in CUT:
-            self._give_back(word, text)
-        elif rollout.candidate is not None and word.to is None:
+        if word.to is None and rollout.candidate is not None and not is_cut:
             self.fail("operator", text)
             self.note(f"{shown(rollout.active)} was not rolled back: another `rollback` does that")
             return
-        if word.to is None and rollout.candidate is not None:
-            return
-        back = self._before() if word.to is None else word.to
-        if back == self.rollout.active:  # it has the traffic again
-            return
-        if back is None:
-            hint = "`rollback --to VERSION` goes to one that has failed, or is newer"
-            raise Illegal(
-                f"there is no older version to go back to from {shown(rollout.active)} that is healthy and has not failed: {hint}"
-            )
-        if not self.sight.healthy(back):
-            raise Illegal(f"{shown(back)} is not healthy" if self.sight.of(back) else f"{shown(back)} has no container")
-        self._go_back(back, text, by)
-
-    def _carrying(self) -> Version | None:
-        return self.rollout.candidate if self.rollout.phase in CUT else self.rollout.active
-
-    def _give_back(self, word: Word, text: str) -> None:
-        """The candidate has the traffic, which goes to the active version."""
-        rollout = self.rollout
-        if rollout.cause == "rollback" and word.to is None:
+        if word.to is None and is_cut and rollout.cause == "rollback":
             raise Illegal(
                 f"{shown(rollout.active)} is being rolled back to {shown(rollout.candidate)} already: "
                 "`rollback --to VERSION` goes to another version"
             )
-        if word.to in (None, rollout.active) and not self.sight.started(rollout.active):
-            raise Illegal(f"{shown(rollout.active)} is not running: start it first")
-        if word.to not in (None, rollout.active) and not self.sight.healthy(word.to):
-            raise Illegal(f"{shown(word.to)} is not healthy")
-        self.fail("operator", text)
-        if word.to is not None:
-            self.rollout = replace(self.rollout, failures=without(self.rollout.failures, word.to))
+        back = self._checked(rollout.active if is_cut else self._before()) if word.to is None else self._checked(word.to)
+        if is_cut:
+            self.fail("operator", text)
+        if back != rollout.active:
+            self._go_back(rollout.active, back, text, by)
+        else:
+            self.rollout = replace(self.rollout, failures=without(self.rollout.failures, back))
+
+    def _checked(self, back: Version | None) -> Version:
+        """Raises Illegal when traffic cannot go there."""
+        active = self.rollout.active
+        if back is None:
+            hint = "`rollback --to VERSION` goes to one that has failed, or is newer"
+            raise Illegal(f"no older version than {shown(active)} is healthy and has not failed: {hint}")
+        if back == active and not self.sight.started(back):
+            raise Illegal(f"{shown(back)} is not running: start it first")
+        if back != active and not self.sight.healthy(back):
+            raise Illegal(f"{shown(back)} is not healthy" if self.sight.of(back) else f"{shown(back)} has no container")
+        return back
 
     def _before(self) -> Version | None:
         """The version that was active before, else the newest that is older; healthy, and not one that has failed."""
@@ -98,15 +88,13 @@ class _Listener(Turn):
         older = [v for v in able if self.born(v) < self.born(rollout.active)]
         return max(older, key=self.born, default=None)
 
-    def _go_back(self, back: Version, text: str, by: str) -> None:
+    def _go_back(self, active: Version, back: Version, text: str, by: str) -> None:
         rollout = self.rollout
-        if rollout.active is None:
-            raise Illegal("no version has been served yet")
-        containers = frozenset(r.container_id for r in self.sight.of(rollout.active))
-        self.note(f"{shown(rollout.active)} is rolled back to {shown(back)}{by}")
-        self.actions.append(RolledBack(rollout.active, "operator", carried=True))
+        containers = frozenset(r.container_id for r in self.sight.of(active))
+        self.note(f"{shown(active)} is rolled back to {shown(back)}{by}")
+        self.actions.append(RolledBack(active, "operator", carried=True))
         failure = Failure("operator", text, self.now, containers)
-        failures = {**without(rollout.failures, back), rollout.active: failure}
+        failures = {**without(rollout.failures, back), active: failure}
         self.rollout = replace(
             rollout, failures=failures, paused=False, held_unix=rollout.held_unix if self.seen.frozen else None
         )

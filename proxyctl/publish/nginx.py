@@ -92,6 +92,11 @@ class NginxInstance:
     renewal: str = ""
     """What to do about that."""
 
+    @property
+    def run(self) -> str:
+        """Another text is another nginx process."""
+        return f"{self.id} {self.started_at}"
+
 
 @dataclass(frozen=True, slots=True)
 class JoinResult:

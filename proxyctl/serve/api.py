@@ -51,7 +51,7 @@ CHANGES: Final = {
     "/api/v1/rollout": "a word about the versions of a service: promote, rollback, pause, resume, retry, weight, maintenance",
     "/api/v1/freeze": "no version is rolled out",
     "/api/v1/unfreeze": "takes that back",
-    "/api/v1/release": "gives a host away that its containers have left, before its grace ends",
+    "/api/v1/release": "releases a host whose containers were removed, before its grace ends",
     "/api/v1/host/drain": "tells the balancer in front to leave this host, and then lets requests end",
     "/api/v1/host/undrain": "takes that back",
 }

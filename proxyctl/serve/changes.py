@@ -23,7 +23,7 @@ class Controller(Protocol):
     async def change_drain(self, notice: float | None, who: str) -> None: ...
     async def say(self, service: str, word: Word) -> str: ...
     async def freeze(self, *, on: bool, who: str, why: str = "") -> None: ...
-    async def release(self, host: str, who: str) -> str: ...
+    async def release(self, host: str, who: str, why: str = "") -> str: ...
 
 
 class Changes:
@@ -50,7 +50,7 @@ class Changes:
     async def release(self, body: bytes, who: str) -> str:
         wish = _read(body, wishes.ReleaseWish)
         host = values.host(wish.host)
-        service = await self._controller.release(host, _by(who, wish.why))
+        service = await self._controller.release(host, who, wish.why)
         return f"{host} no longer belongs to {service}; the first service that asks for it gets it"
 
     async def drain(self, body: bytes, who: str) -> str:
@@ -65,10 +65,6 @@ class Changes:
         _read(body, wishes.NoWish)
         await self._controller.change_drain(None, who)
         return "/-/ready and /readyz say 200 again"
-
-
-def _by(who: str, why: str) -> str:
-    return f" ({who}: {why})" if why else f" ({who})"
 
 
 def _read(body: bytes, kind: type[T]) -> T:

@@ -96,8 +96,8 @@ def _answer(
 ) -> tuple[Literal["served", "unavailable", "unknown-path", "unknown-host"], str]:
     late = "" if standing.in_sync else f" (nginx does not run the latest configuration: {standing.trouble})"
     if not own:
-        others = _elsewhere(standing, host)
-        return "unknown-host", f"nobody serves {host}: nginx answers what nginx.unknown_host says, 404 by default{late}{others}"
+        answer = "nginx answers as nginx.unknown_host says, 404 by default"
+        return "unknown-host", f"no service has the host {host}: {answer}{late}{_elsewhere(standing, host)}"
     if route is None:
         return "unknown-path", f"{host} has no {path}: nginx answers 404{late}"
     serving = [t for t in route.targets if t.serving]
@@ -112,7 +112,7 @@ def _answer(
 
 
 def _elsewhere(standing: Standing, host: str) -> str:
-    """Who asks another proxy for the host: these labels are not read."""
+    """A container whose labels ask another proxy for the host."""
     word = re.compile(rf"(?<![A-Za-z0-9.-]){re.escape(host)}(?![A-Za-z0-9.-])", re.IGNORECASE)
     for container in sorted(standing.containers.values(), key=lambda c: c.name):
         for key, text in container.labels.items():
@@ -125,7 +125,7 @@ def _elsewhere(standing: Standing, host: str) -> str:
 def _ordered(standing: Standing, service: str) -> str:
     """Who put the service into maintenance, and why."""
     order = next((told.rollout.maintained for told in standing.rollouts if told.service == service), None)
-    return f" ({order})" if order and str(order) else ""
+    return order.signature if order else ""
 
 
 def reason_of(target: Target) -> str:

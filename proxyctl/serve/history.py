@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from proxyctl.model import Rejection
-from proxyctl.report import CycleReport, CycleResult, Incident, IncidentKind, essence
+from proxyctl.report import CycleReport, CycleResult, Incident, IncidentKind, essence, is_reported
 
 KEEP = 500
 ROTATE_AT = 1 << 20
@@ -157,7 +157,7 @@ class History:
         """Of what happens again and again, the file and the listeners get the 1st, 2nd, 4th, 8th time and so on. `every`: the
         listeners get each one, without the count. `alone`: it is never counted with others."""
         plain, entry = entry, self._counted(entry, None if alone else _sameness(entry))
-        rare = entry.times & (entry.times - 1) == 0
+        rare = is_reported(entry.times)
         if self._file and rare:
             try:
                 self._append(self._file, msgspec.json.encode(entry) + b"\n")

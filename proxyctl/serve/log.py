@@ -10,7 +10,7 @@ import stamina
 import structlog
 
 from proxyctl.model import Rejection
-from proxyctl.report import CycleReport, Incident, essence
+from proxyctl.report import CycleReport, Incident, essence, is_reported
 
 
 def configure() -> None:
@@ -45,7 +45,7 @@ class CycleLog:
 
     def incident(self, incident: Incident, times: int) -> None:
         """`times`: how often it has happened lately. What happens again and again is written the 1st, 2nd, 4th, 8th time."""
-        if times & (times - 1):
+        if not is_reported(times):
             return
         of_controller = incident.kind in ("controller-started", "controller-stopped")
         facts: dict[str, object] = {} if of_controller else {"container": incident.subject}

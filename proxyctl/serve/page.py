@@ -38,18 +38,19 @@ class Page:
             prefix=standing.place.label_prefix,
             nonce=nonce,
             refresh=REFRESH,
-            clock=lambda unix: datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S"),
-            ordered=_ordered,
+            clock=_clock,
+            ordered=lambda order: ordered(order, _clock),
             ago=lambda unix: ago(now - unix),
         )
 
 
-def _ordered(order: Order | None) -> str:
-    """Since when, who and why."""
-    if order is None:
-        return ""
-    since = datetime.fromtimestamp(order.since_unix, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    return f" since {since}{f' ({order})' if str(order) else ''}"
+def ordered(order: Order | None, clock: Callable[[float], str]) -> str:
+    """Since when, by whom and why, for the end of a sentence."""
+    return f" since {clock(order.since_unix)}{order.signature}" if order else ""
+
+
+def _clock(unix: float) -> str:
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def ago(seconds: float) -> str:

@@ -9,6 +9,9 @@ from proxyctl.model import Exit
 from proxyctl.report import Incident
 from proxyctl.serve.standing import Nginx, Runs
 
+TICKS = 100
+"""Of the clock in /proc, in a second (USER_HZ, the same on every Linux)."""
+
 
 class NginxRuns:
     """`before`: the run that an earlier controller saw last, empty when there was none. `began_unix`: when this one started."""
@@ -26,7 +29,7 @@ class NginxRuns:
 
     def look(self, nginx: Nginx, now_unix: float, end: Exit | None = None) -> Incident | None:
         """None while it is the run that it was. `end`: how the run before ended, where that is known."""
-        run, before, first = run_of(nginx), self._run, not self._seen
+        run, before, first = nginx.run, self._run, not self._seen
         if not first and run == before:
             return None
         self._run, self._seen = run, True
@@ -54,12 +57,3 @@ class NginxRuns:
             return self._boot_unix() + int(started_at.split()[1]) / TICKS
         except (IndexError, ValueError):
             return None
-
-
-TICKS = 100
-"""Of the clock in /proc, in a second (USER_HZ, the same on every Linux)."""
-
-
-def run_of(nginx: Nginx) -> str:
-    """Another text is another nginx process."""
-    return f"{nginx.id} {nginx.started_at}"

@@ -79,10 +79,11 @@ def _is_going_back(told: Told) -> bool:
 
 
 def _version(told: Told, version: str) -> Version:
-    state, back = told.rollout, _is_going_back(told)
+    state = told.rollout
+    active = state.candidate if _is_going_back(told) else state.active
     replicas = [replica for replica in told.replicas if replica.version == version and replica.state != "dead"]
     standings: tuple[tuple[VersionStanding, bool], ...] = (
-        ("active", version == (state.candidate if back else state.active)),
+        ("active", version == active),
         ("candidate", version == state.candidate),
         ("failed", version in state.failures),
         ("draining", version in state.draining),

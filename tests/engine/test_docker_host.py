@@ -13,7 +13,7 @@ from proxyctl.observe.docker_host import DockerHost
 from proxyctl.observe.inventory import Inventory
 from proxyctl.processes import family
 from proxyctl.report import Wake
-from tests.rig import Rig, endpoint
+from tests.rig import BASE, Rig, endpoint
 
 
 @pytest.fixture
@@ -92,6 +92,6 @@ async def test_a_container_that_exposes_port_0_is_listed_as_any_other(rig: Rig, 
 
 async def test_stderr_does_not_end_up_inside_a_line_of_stdout(rig: Rig, engine: DockerHost) -> None:
     """What `nginx -T` prints is split at its comment lines, and a warning inside one of them would hide a file."""
-    box = rig.run_container(name="two-pipes", image="proxyctl-testbed/base", args=["sleep", "60"])
+    box = rig.run_container(name="two-pipes", image=BASE, args=["sleep", "60"])
     argv = ["sh", "-c", "printf '# configuration'; sleep .2; echo '[warn]' >&2; sleep .2; echo ' file'; exit 3"]
     assert await engine.execute(box.id, argv) == (3, "[warn]\n# configuration file\n")

@@ -7,40 +7,24 @@ import json
 import os
 import re
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Self
 
 import pytest
 from docker.errors import APIError
 
-from tests.rig import Box, Controller, Rig, ask, until
+from tests.rig import Box, Controller, Rig, ask, ask_unix, until
 
 EVERY = 0.1
 """Seconds between two samples."""
 NOTICED = 4.5
 """Seconds after which a change of what clients get must show, on a busy machine."""
 CLIENT_WAITS = 1.5
-
-
-def ask_unix(path: Path, url: str) -> tuple[int, str]:
-    """The API over its socket, where the rate is not limited."""
-    connection = HTTPConnection("proxyctl", timeout=5)
-    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.sock.settimeout(5)
-    connection.sock.connect(str(path))
-    try:
-        connection.request("GET", url)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    finally:
-        connection.close()
 
 
 @dataclass
@@ -88,9 +72,13 @@ class Samples:
     def contradictions(self) -> list[str]:
         """Moments at which clients have got the same for a while, and the controller says something else."""
         found = []
-        for when, *said in sorted(self.said):
+        looks = sorted(self.said)
+        for (when, *said), (_, *later) in zip(looks, [*looks[1:], looks[-1]], strict=True):
             recent = [ok for sent, ok in self.clients if when - NOTICED <= sent <= when + 3 * EVERY]
-            if len(recent) < NOTICED / EVERY / 2 or len(set(said)) > 1:  # it changed between the three questions
+            if len(recent) < NOTICED / EVERY / 2:
+                continue
+            if len(set(said)) > 1:  # it changed between the three questions, so the next look has the last answer
+                found += [] if set(later) == {said[-1]} else [f"{when:.1f}: the controller says {said}, then {later}"]
                 continue
             if all(recent) and not all(said):
                 found.append(f"{when:.1f}: clients are answered, the controller says {said}")

@@ -7,10 +7,8 @@ import re
 import time
 from typing import Any
 
-from tests.engine.test_in_sync import ask_unix
-from tests.rig import Box, Controller, Rig, until
+from tests.rig import BASE, Box, Controller, Rig, ask_unix, until
 
-BASE = "proxyctl-testbed/base"
 PYTHON = ["python3", "-c"]
 SERVES = "import http.server as h; h.ThreadingHTTPServer(('', 80), h.SimpleHTTPRequestHandler).serve_forever()"
 EATS = "import time; time.sleep(1); x = bytearray(300 << 20); time.sleep(60)"

@@ -15,9 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.rig import LOOPBACK, Controller, Rig, free_port, until
-
-BASE = "proxyctl-testbed/base"
+from tests.rig import BASE, LOOPBACK, Controller, Rig, free_port, until
 
 SERVER = r"""
 import socket, socketserver, threading, time

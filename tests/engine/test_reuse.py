@@ -12,7 +12,7 @@ import pytest
 from docker.types import IPAMConfig, IPAMPool
 
 from tests.lasting import Site, session
-from tests.rig import LOOPBACK, Box, Controller, Rig, until
+from tests.rig import BASE, LOOPBACK, Box, Controller, Rig, until
 
 CLIENTS = 20
 Labels = dict[str, str]
@@ -121,7 +121,7 @@ async def test_crash_loops_beside_long_connections_of_another_site(
         for number, project in enumerate(projects):
             compose = {"com.docker.compose.project": project, "com.docker.compose.service": f"s{number}"} if project else {}
             ours = {f"{rig.prefix}.host": f"crash{number}-{name}.example", f"{rig.prefix}.port": "80"} if project else {}
-            make = partial(rig.run_container, name=f"crash{number}-{name}", image="proxyctl-testbed/base", network=network)
+            make = partial(rig.run_container, name=f"crash{number}-{name}", image=BASE, network=network)
             args = ["python3", "-c", CRASHES.format(life=LIVES[number])]
             policy = {"RestartPolicy": {"Name": "always"}}
             boxes.append(await asyncio.to_thread(make, args=args, other_labels=compose | ours, host_config=policy))

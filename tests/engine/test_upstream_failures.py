@@ -15,10 +15,8 @@ from http.client import HTTPConnection
 
 import pytest
 
-from tests.engine.test_in_sync import ask_unix
-from tests.rig import LOOPBACK, Box, Controller, Rig, ask, until
+from tests.rig import BASE, LOOPBACK, Box, Controller, Rig, ask, ask_unix, until
 
-BASE = "proxyctl-testbed/base"
 FAILING = """
 import socket, struct, threading
 def answer(client):

@@ -78,9 +78,9 @@ class Held:
         self._refuse()
         self.frozen, self.freezing = on, Order(1_000.0, who, why) if on else None
 
-    async def release(self, host: str, who: str) -> str:
+    async def release(self, host: str, who: str, why: str = "") -> str:
         self._refuse()
-        self.told.append(("release", host, who))
+        self.told.append(("release", host, who, why))
         return "shop"
 
     def _refuse(self) -> None:

@@ -468,16 +468,16 @@ async def test_a_released_host_goes_to_who_asks_for_it_at_once(rig: Rig) -> None
     after = site("new", "a.example", "10.0.0.6", compose="after/web")
     await rig.live(before)
     with pytest.raises(Illegal, match="is served by old"):
-        await rig.controller.release("a.example", " (anna)")
+        await rig.controller.release("a.example", "anna")
     await rig.remove(before)
     await rig.cycle(RELIST, after)
     assert [rejection.reason for rejection in rig.reports[-1].rejections] == ["host-taken"]
-    assert await rig.controller.release("a.example", " (anna)") == "before.web"
+    assert await rig.controller.release("a.example", "anna") == "before.web"
     rig.build()
     await rig.cycle(RELIST, after)
     assert "10.0.0.6" in rig.served(), "also when the controller ends before it has decided"
     with pytest.raises(Illegal, match=r"no service has the host b\.example; hosts that are taken: a\.example"):
-        await rig.controller.release("b.example", " (anna)")
+        await rig.controller.release("b.example", "anna")
 
 
 # ---------------------------------------------------------------- a host that is to be left

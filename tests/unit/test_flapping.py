@@ -24,7 +24,7 @@ def looped(runs: list[tuple[float, float]], *, requested: bool = False) -> Flapp
 def test_two_short_runs_make_a_container_flap_until_it_has_run_for_a_while() -> None:
     flapping = looped([(0.0, 1.0), (1.1, 2.0)])
     assert flapping.held(2.0) == {}, "it does not run"
-    assert flapping.started("web", 2.2) == STEADY
+    assert flapping.started("web", 2.2)
     assert "it ended 2 times within 60 s" in flapping.held(2.3)["web"]
     assert flapping.held(2.2 + STEADY) == {}
 
@@ -40,14 +40,16 @@ def test_two_short_runs_make_a_container_flap_until_it_has_run_for_a_while() -> 
 )
 def test_no_other_container_flaps(runs: list[tuple[float, float]], requested: bool, next_start: float) -> None:
     flapping = looped(runs, requested=requested)
-    assert flapping.started("web", next_start) == 0.0
+    assert not flapping.started("web", next_start)
     assert flapping.held(next_start) == {}
 
 
 def test_what_is_gone_is_forgotten() -> None:
     flapping = looped([(0.0, 1.0), (1.1, 2.0)])
-    flapping.forget({"web"})
-    assert flapping.started("web", 2.1) == 0.0
+    flapping.keep({"web"})
+    assert flapping.started("web", 2.1)
+    flapping.keep(())
+    assert not flapping.started("web", 2.2)
 
 
 def test_a_flapping_target_gets_no_traffic_and_says_why() -> None:

@@ -95,11 +95,17 @@ def test_what_is_overlooked_is_found_where_a_prefix_is_stripped_and_nowhere_else
     nginx_tree.write(fileset, tmp_path)
     found = findings(tmp_path / "mains" / f"{fileset.digest}.conf")
     assert {item["plugin"] for item in found} == FOUND
-    for item in found:
-        flagged = [line.split()[1:-1] for line in item["config"].splitlines() if line.strip().startswith("location")]
-        assert flagged
-        for words in flagged:
-            assert words[0].startswith("@") or (item["plugin"] in STRIPPING and words[-1] in (STRIPPED, f"{STRIPPED}/"))
+    flagged = {
+        item["plugin"]: sorted(" ".join(line.split()[1:-1]) for line in item["config"].splitlines() if "location " in line)
+        for item in found
+    }
+    retried = flagged.pop(RETRYING)
+    assert retried
+    assert all(place.startswith("@") for place in retried)
+    assert flagged == {
+        "ssrf": [f"{STRIPPED}/"] * 2,
+        "missing_resolver": [f"{STRIPPED}/"] * 2 + [f"= {STRIPPED}"] * 2,
+    }
 
 
 @pytest.mark.parametrize(

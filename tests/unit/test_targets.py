@@ -25,7 +25,7 @@ def of(
     others: tuple[Container, ...] = (),
 ) -> Reached | Unreachable:
     known = {c.id: c for c in (container, *others)}
-    return reach(container, make.route(network=network), nginx or make.view(), known, join=join)
+    return reach(container, make.route(network=network), nginx or make.view(), known, unjoinable={} if join else None)
 
 
 def at(address: str, network: str = "", endpoint: str = "", port: int = 80) -> Reached:
